@@ -1,0 +1,37 @@
+"""Multilevel Euler-Maruyama: solve SDEs and ODEs whose drift can be had at several prices.
+
+>>> import mlsde, torch
+>>> drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
+>>> sde = mlsde.SDE(drift, diffusion=0.5)
+>>> multilevel = mlsde.Multilevel(mlsde.PowerLaw(gamma=2.5))
+>>> solution = mlsde.solve(sde, torch.zeros(100, 2), (0.0, 1.0), steps=200, multilevel=multilevel)
+"""
+
+from mlsde.brownian import BrownianPath, NoiseSampler
+from mlsde.hierarchy import DriftHierarchy, from_numpy
+from mlsde.integrate import solve
+from mlsde.linear import LinearPart
+from mlsde.plan import Multilevel, Plan
+from mlsde.probabilities import Constant, Optimal, PowerLaw
+from mlsde.sde import SDE
+from mlsde.solution import NonFiniteError, Solution, Stats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SDE",
+    "BrownianPath",
+    "Constant",
+    "DriftHierarchy",
+    "LinearPart",
+    "Multilevel",
+    "NoiseSampler",
+    "NonFiniteError",
+    "Optimal",
+    "Plan",
+    "PowerLaw",
+    "Solution",
+    "Stats",
+    "from_numpy",
+    "solve",
+]

@@ -1,0 +1,237 @@
+"""The multilevel estimate of the drift: a plan becomes a value at each step. ML-EM stands here and nowhere else.
+
+With the difference of a level ``D_k = f^k - f^(k-1)``, its memory ``m_k`` and its weight ``w_k`` (0 between firings),
+the estimate is
+
+    sum_k  m_k + w_k (D_k - m_k)  =  sum_k (1 - w_k) m_k  +  sum_k (w_k - w_{k+1}) f^k ,
+
+and ``f^k`` is evaluated only where its coefficient is not zero. With impulses, ``m = 0`` and ``w = B / p``, this is the
+drift of the Multilevel Euler-Maruyama method (arXiv 2603.24594).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde.hierarchy import CountedLevels
+from mlsde.plan import BLOCK, Plan, PlanBlock
+
+Factor = float | Tensor
+
+
+class Estimator(Protocol):
+    """A drift value for each step: what a stepper calls."""
+
+    def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
+        """Estimate the drift at ``(t, y)``, stage ``stage`` of step ``n``, shape of ``y``."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What a level remembers of its difference: its last value, when that was, and the slope through the last two."""
+
+    value: Tensor
+    time: Factor
+    slope: Tensor | None = None
+
+    def at(self, t: float) -> Tensor:
+        """``m_k`` at time ``t``."""
+        if self.slope is None:
+            return self.value
+        gap = t - self.time
+        return self.value + gap * self.slope
+
+    def after(self, difference: Tensor, t: float, extrapolate: bool) -> _Memory:
+        """Memory once ``difference`` was seen at time ``t``."""
+        return _Memory(difference, t, (difference - self.value) / (t - self.time) if extrapolate else None)
+
+
+class SharedEstimator:
+    """Estimate with coins shared by the batch: a level is evaluated for all samples or for none.
+
+    Args:
+        levels: the counted levels.
+        plan: a plan with ``share="batch"``.
+    """
+
+    def __init__(self, levels: CountedLevels, plan: Plan) -> None:
+        self._levels, self._plan, self._times = levels, plan, plan.times.tolist()
+        self._extrapolates = plan.correction == "extrapolate"
+        self.memory: tuple[_Memory | None, ...] = (None,) * plan.probabilities.shape[1]
+        self._steps: list[_SharedStep] = []
+        self._start = self._stop = 0
+
+    def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
+        step = self._step(n)
+        f = {k: self._levels(k, t, y) for k in (step.evaluates if stage == 0 else step.needs)}
+        now = self._times[n + stage]
+        estimate = None
+        for k, coefficient in step.coefficients:
+            estimate = _plus(estimate, coefficient, f[k])  # sum_k (w_k - w_{k+1}) f^k
+        for k, coefficient in step.memories:
+            memory = self.memory[k]
+            assert memory is not None, "corrections with a memory fire every level at the first step"
+            estimate = _plus(estimate, coefficient, memory.at(now))  # sum_k (1 - w_k) m_k
+        if stage == 0 and step.remembers:
+            self._remember(step, f, now)
+        return torch.zeros_like(y) if estimate is None else estimate
+
+    def _remember(self, step: _SharedStep, f: dict[int, Tensor], now: float) -> None:
+        memory, below = list(self.memory), None
+        for k in range(len(memory)):
+            if k in step.fired:
+                difference = self._difference(k, f, below)
+                before = memory[k]
+                memory[k] = (
+                    _Memory(difference, now) if before is None else before.after(difference, now, self._extrapolates)
+                )
+            below = f.get(k, below)
+        self.memory = tuple(memory)
+
+    def _difference(self, k: int, f: dict[int, Tensor], below: Tensor | None) -> Tensor:
+        """``D_k``; zero where ``f^k`` was not needed, its share then being remembered with level ``k + 1``."""
+        if self._plan.differences:
+            return f[k]
+        if k not in f:
+            return torch.zeros_like(next(iter(f.values())))
+        return f[k] if below is None else f[k] - below
+
+    def _step(self, n: int) -> _SharedStep:
+        if not self._start <= n < self._stop:
+            self._start, self._stop = n, min(n + BLOCK, self._plan.steps)
+            self._steps = _shared_steps(self._plan.block(self._start, self._stop), self._plan.remembers)
+        return self._steps[n - self._start]
+
+
+@dataclass(frozen=True)
+class _SharedStep:
+    """One step of a plan, as short lists of levels."""
+
+    evaluates: tuple[int, ...]
+    needs: tuple[int, ...]
+    coefficients: tuple[tuple[int, float], ...]
+    memories: tuple[tuple[int, float], ...]
+    fired: frozenset[int]
+    remembers: bool
+
+
+def _shared_steps(block: PlanBlock, remembers: bool) -> list[_SharedStep]:
+    steps = []
+    rows = zip(block.evaluates, block.coefficients, block.weights, block.fires, strict=True)
+    for evaluates, coefficients, weights, fires in rows:
+        needs = tuple(int(k) for k in np.flatnonzero(coefficients))
+        kept = tuple((k, float(1.0 - w)) for k, w in enumerate(weights) if w != 1.0) if remembers else ()
+        steps.append(
+            _SharedStep(
+                evaluates=tuple(int(k) for k in np.flatnonzero(evaluates)),
+                needs=needs,
+                coefficients=tuple((k, float(coefficients[k])) for k in needs),
+                memories=kept,
+                fired=frozenset(int(k) for k in np.flatnonzero(fires)),
+                remembers=remembers,
+            )
+        )
+    return steps
+
+
+def _plus(total: Tensor | None, factor: float, value: Tensor) -> Tensor:
+    """``total + factor * value``; exact where the factor is 1."""
+    if total is None:
+        return value if factor == 1.0 else factor * value
+    return torch.add(total, value, alpha=factor)
+
+
+class PerSampleEstimator:
+    """Estimate with coins of each sample's own: those that need a level are evaluated as one smaller batch.
+
+    Args:
+        levels: the counted levels.
+        plan: a plan with ``share="sample"``.
+    """
+
+    def __init__(self, levels: CountedLevels, plan: Plan) -> None:
+        self._levels, self._plan, self._times = levels, plan, plan.times.tolist()
+        self._extrapolates = plan.correction == "extrapolate"
+        self.memory: tuple[_Memory | None, ...] = (None,) * plan.probabilities.shape[1]
+        self._block: PlanBlock | None = None
+
+    def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
+        block, row = self._row(n)
+        evaluates = block.evaluates[row] if stage == 0 else block.coefficients[row] != 0
+        f = {k: self._scattered(k, evaluates[k], t, y) for k in np.flatnonzero(evaluates.any(axis=1)).tolist()}
+        now = self._times[n + stage]
+        estimate = torch.zeros_like(y)
+        for k, value in f.items():
+            estimate = estimate + _column(block.coefficients[row, k], y) * value  # sum_k (w_k - w_{k+1}) f^k
+        if self._plan.remembers:
+            for k, memory in enumerate(self.memory):
+                if memory is not None:
+                    estimate = estimate + _column(1.0 - block.weights[row, k], y) * memory.at(
+                        now
+                    )  # sum_k (1 - w_k) m_k
+            if stage == 0:
+                self._remember(block.fires[row], evaluates, f, now, y)
+        return estimate
+
+    def _scattered(self, k: int, chosen: np.ndarray, t: Tensor, y: Tensor) -> Tensor:
+        """``f^k`` on the chosen samples, zero elsewhere."""
+        if chosen.all():
+            return self._levels(k, t, y)
+        index = torch.as_tensor(np.flatnonzero(chosen), device=y.device)
+        return torch.zeros_like(y).index_copy(0, index, self._levels(k, t, y.index_select(0, index)))
+
+    def _remember(self, fires: np.ndarray, evaluates: np.ndarray, f: dict[int, Tensor], now: float, y: Tensor) -> None:
+        memory, below = list(self.memory), torch.zeros_like(y)
+        for k in range(len(memory)):
+            value = f.get(k)
+            if value is not None and fires[k].any():
+                fired = _column(fires[k], y) != 0
+                known = _column(evaluates[k], y) != 0
+                difference = value if self._plan.differences else torch.where(known, value - below, torch.zeros_like(y))
+                memory[k] = self._updated(memory[k], fired, difference, now)
+            elif fires[k].any():
+                memory[k] = self._updated(memory[k], _column(fires[k], y) != 0, torch.zeros_like(y), now)
+            if value is not None:
+                below = torch.where(_column(evaluates[k], y) != 0, value, below)
+        self.memory = tuple(memory)
+
+    def _updated(self, before: _Memory | None, fired: Tensor, difference: Tensor, now: float) -> _Memory:
+        """Memory of one level in which only the samples that fired are renewed."""
+        if before is None:
+            return _Memory(difference, torch.full_like(fired, now, dtype=difference.dtype))
+        after = before.after(difference, now, self._extrapolates)
+        when = torch.where(fired, torch.full_like(before.time, now), before.time)  # type: ignore[arg-type]
+        slope = after.slope
+        if slope is not None and before.slope is not None:
+            slope = torch.where(fired, slope, before.slope)
+        elif slope is not None:
+            slope = torch.where(fired, slope, torch.zeros_like(slope))
+        return replace(after, value=torch.where(fired, difference, before.value), time=when, slope=slope)
+
+    def _row(self, n: int) -> tuple[PlanBlock, int]:
+        block = self._block
+        if block is None or not block.start <= n < block.stop:
+            block = self._block = self._plan.block(n, min(n + BLOCK, self._plan.steps))
+        return block, n - block.start
+
+
+def _column(values: np.ndarray, y: Tensor) -> Tensor:
+    """One number per sample, shaped to multiply ``y``."""
+    column = torch.as_tensor(values.astype(np.float64), dtype=y.dtype, device=y.device)
+    return column.view(-1, *[1] * (y.ndim - 1))
+
+
+def estimator(levels: CountedLevels, plan: Plan) -> SharedEstimator | PerSampleEstimator:
+    """Return the estimator that a plan asks for."""
+    return PerSampleEstimator(levels, plan) if plan.share == "sample" else SharedEstimator(levels, plan)
+
+
+def remembered(memory: tuple[_Memory | None, ...]) -> list[tuple[int, Tensor]]:
+    """Level (from 0) and value of each difference in memory."""
+    return [(k, m.value) for k, m in enumerate(memory) if m is not None]

@@ -1,0 +1,198 @@
+"""The ladder: approximations of one drift, cheapest first, and the one wrapper that counts their evaluations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde import checks
+
+Level = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, init=False)
+class DriftHierarchy:
+    """Approximations ``f^1 … f^K`` of one drift, cheapest first.
+
+    Args:
+        levels: callables ``f(t, y) -> like y``: functions, ``nn.Module``s, numpy functions through
+            :func:`from_numpy`. ``y`` has the samples in dimension 0, which a level may see fewer of at a time;
+            ``t`` is a 0-d tensor.
+        costs: price of one evaluation of each level for one sample, in any unit. May be left out; whatever needs
+            prices then says so, and :meth:`measured` finds them.
+        names: what to call the levels in tables; ``level 1 …`` by default.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> drift = DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 10.0])
+        >>> len(drift)
+        2
+    """
+
+    levels: tuple[Level, ...]
+    costs: tuple[float, ...] | None
+    names: tuple[str, ...]
+    differences: bool
+    """True if level ``k`` returns the correction ``f^k - f^{k-1}`` and not ``f^k``."""
+
+    def __init__(
+        self, levels: Sequence[Level], costs: Sequence[float] | None = None, *, names: Sequence[str] | None = None
+    ) -> None:
+        self._set(_callables(levels), _costs(costs, len(levels)), names, differences=False)
+
+    @classmethod
+    def from_differences(
+        cls, differences: Sequence[Level], costs: Sequence[float] | None = None, *, names: Sequence[str] | None = None
+    ) -> DriftHierarchy:
+        """Ladder given by its corrections: ``f^k`` is the sum of the first ``k`` of them.
+
+        A fired level then pays for its correction alone (a long-range force, a residual network), and ``costs[k]`` is
+        the price of that correction.
+        """
+        new = object.__new__(cls)
+        new._set(_callables(differences), _costs(costs, len(differences)), names, differences=True)
+        return new
+
+    def _set(
+        self,
+        levels: tuple[Level, ...],
+        costs: tuple[float, ...] | None,
+        names: Sequence[str] | None,
+        differences: bool,
+    ) -> None:
+        if names is not None and len(names) != len(levels):
+            raise ValueError(f"names holds {len(names)} names, but there are {len(levels)} levels.")
+        labels = tuple(f"level {k + 1}" for k in range(len(levels))) if names is None else tuple(map(str, names))
+        for field, value in (("levels", levels), ("costs", costs), ("names", labels), ("differences", differences)):
+            object.__setattr__(self, field, value)
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def __repr__(self) -> str:
+        kind = "DriftHierarchy.from_differences" if self.differences else "DriftHierarchy"
+        price = "not measured" if self.costs is None else ", ".join(f"{cost:g}" for cost in self.costs)
+        return f"{kind}({len(self)} levels, costs: {price})"
+
+    def select(self, levels: Sequence[int]) -> DriftHierarchy:
+        """Ladder of some of the levels, numbered from 1 and increasing: skipping a level is often better."""
+        chosen = [checks.positive_integer("levels", k) for k in levels]
+        if not chosen or chosen != sorted(set(chosen)) or chosen[-1] > len(self):
+            raise ValueError(f"levels must increase within 1 … {len(self)}, got {list(levels)}.")
+        if self.differences and chosen != list(range(1, chosen[-1] + 1)):
+            raise ValueError("a ladder of differences can only be cut at the top: levels must be 1, 2, … j.")
+        new = object.__new__(type(self))
+        costs = None if self.costs is None else tuple(self.costs[k - 1] for k in chosen)
+        names = [self.names[k - 1] for k in chosen]
+        new._set(tuple(self.levels[k - 1] for k in chosen), costs, names, self.differences)
+        return new
+
+    def measured(self, t: float | Tensor, y: Tensor, *, repeats: int = 5) -> DriftHierarchy:
+        """The same ladder with its costs measured: the median over ``repeats`` of seconds per sample at ``(t, y)``."""
+        checks.positive_integer("repeats", repeats)
+        when = torch.as_tensor(t, dtype=y.dtype, device=y.device)
+        with torch.no_grad():
+            costs = [_median_seconds(level, when, y, repeats) / y.shape[0] for level in self.levels]
+        new = object.__new__(type(self))
+        new._set(self.levels, tuple(costs), self.names, self.differences)
+        return new
+
+    def required_costs(self, asker: str) -> tuple[float, ...]:
+        """Return the costs; ``ValueError`` that names ``asker`` if there are none."""
+        if self.costs is None:
+            raise ValueError(
+                f"{asker} needs the price of each level: give DriftHierarchy(..., costs=[...]) or use drift.measured(t0, y0)."
+            )
+        return self.costs
+
+
+def from_numpy(function: Callable[[float, np.ndarray], np.ndarray]) -> Level:
+    """Make a level of a numpy function ``f(t, y)``: it gets a float and an array and returns an array like ``y``."""
+
+    def level(t: Tensor, y: Tensor) -> Tensor:
+        out = np.asarray(function(float(t), y.detach().cpu().numpy()))
+        return torch.as_tensor(out).to(y.device)
+
+    return level
+
+
+def _median_seconds(level: Level, t: Tensor, y: Tensor, repeats: int) -> float:
+    def synchronise() -> None:
+        if y.device.type == "cuda":
+            torch.cuda.synchronize(y.device)
+
+    level(t, y)
+    seconds = []
+    for _ in range(repeats):
+        synchronise()
+        start = time.perf_counter()
+        level(t, y)
+        synchronise()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def _callables(levels: Sequence[Level]) -> tuple[Level, ...]:
+    if callable(levels) or not isinstance(levels, Sequence):
+        raise TypeError(f"levels must be a sequence of callables f(t, y), got {type(levels).__name__}.")
+    if not levels:
+        raise ValueError("levels must hold at least one callable f(t, y), got none.")
+    for k, level in enumerate(levels):
+        if not callable(level):
+            raise TypeError(f"levels[{k}] must be a callable f(t, y), got {type(level).__name__}.")
+    return tuple(levels)
+
+
+def _costs(costs: Sequence[float] | None, count: int) -> tuple[float, ...] | None:
+    if costs is None:
+        return None
+    if isinstance(costs, (str, bytes)) or not hasattr(costs, "__len__"):
+        raise TypeError(f"costs must be a sequence of {count} numbers, got {costs!r}.")
+    if len(costs) != count:
+        raise ValueError(f"costs holds {len(costs)} prices, but there are {count} levels; give one for each.")
+    return tuple(checks.positive_number(f"costs[{k}]", cost) for k, cost in enumerate(costs))
+
+
+class CountedLevels:
+    """The levels of a ladder as one run sees them: each evaluation is counted, timed and checked here.
+
+    Attributes:
+        calls: calls of each level.
+        samples: samples that each level was evaluated for.
+        seconds: wall-clock inside each level (on a GPU the time to launch it).
+    """
+
+    def __init__(self, levels: Sequence[Level], state_dtype: torch.dtype) -> None:
+        self._levels, self._dtype = tuple(levels), state_dtype
+        self.calls, self.samples, self.seconds = [0] * len(levels), [0] * len(levels), [0.0] * len(levels)
+
+    def __call__(self, k: int, t: Tensor, y: Tensor) -> Tensor:
+        """Evaluate level ``k`` (from 0) at ``y``, handed over and checked in the user's dtype, returned in ``y``'s."""
+        seen = y if y.dtype == self._dtype else y.to(self._dtype)
+        start = time.perf_counter()
+        try:
+            out = self._levels[k](t, seen)
+        except Exception as error:
+            error.add_note(f"raised by drift level {k + 1} at t={float(t):g}")
+            raise
+        self.seconds[k] += time.perf_counter() - start
+        self.calls[k] += 1
+        self.samples[k] += y.shape[0]
+        if not isinstance(out, Tensor):
+            raise TypeError(f"drift level {k + 1} must return a torch.Tensor, got {type(out).__name__}.")
+        if out.shape != seen.shape:
+            raise ValueError(
+                f"drift level {k + 1} returned shape {tuple(out.shape)}, expected that of y, {tuple(seen.shape)}."
+            )
+        if out.dtype != seen.dtype or out.device != seen.device:
+            raise TypeError(
+                f"drift level {k + 1} returned {out.dtype} on {out.device}, expected {seen.dtype} on {seen.device}."
+            )
+        return out if out.dtype == y.dtype else out.to(y.dtype)

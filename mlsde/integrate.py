@@ -1,0 +1,268 @@
+"""The loop: problem, plan and noise go in, a solution with its price comes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mlsde import checks
+from mlsde.brownian import Brownian, IndependentIncrements, PathIncrements
+from mlsde.estimator import PerSampleEstimator, SharedEstimator, estimator, remembered
+from mlsde.hierarchy import CountedLevels
+from mlsde.plan import BLOCK, Multilevel, fixed_plan, multilevel_plan
+from mlsde.saving import Saver
+from mlsde.sde import SDE, NoiseTerm
+from mlsde.solution import NonFiniteError, Solution, Stats
+from mlsde.steppers import Equation, Step, Stepper, compatible
+
+Callback = Callable[[int, float, Tensor], Any]
+
+
+def solve(
+    sde: SDE,
+    y0: Tensor,
+    t_span: Sequence[float] | None = None,
+    *,
+    steps: int | None = None,
+    times: Sequence[float] | np.ndarray | Tensor | None = None,
+    method: str = "euler",
+    multilevel: Multilevel | None = None,
+    level: int | Callable[[float], int] | None = None,
+    seed: int | Sequence[int] = 0,
+    brownian: Brownian | None = None,
+    save_at: Sequence[float] | np.ndarray | Tensor | str | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+    gradients: bool = False,
+) -> Solution:
+    """Integrate an equation whose drift can be had at several prices.
+
+    Args:
+        sde: the equation.
+        y0: initial state, shape ``(samples, ...)``, a floating dtype, any device. Half precisions are summed in
+            float32; the levels see the half.
+        t_span: ``(t0, t1)``; ``t1 < t0`` runs backwards. May be left out with ``times``.
+        steps: number of equal steps.
+        times: an explicit grid instead, strictly monotone.
+        method: ``"euler"``, ``"milstein"``, ``"heun"`` or ``"exponential"``.
+        multilevel: how the ladder is used; ``None`` calls the top level (or ``level``) at every step.
+        level: one level, 1 … K, or a function of ``t`` that chooses it (stitching).
+        seed: seed of noise and coins; one integer, or one per sample so that a batch can be split.
+        brownian: a :class:`BrownianPath`, any ``bm(ta, tb)``, or :class:`NoiseSampler`; by default independent
+            increments of this grid, which are the fastest but not the same path on another grid.
+        save_at: times to save, interpolated linearly between steps; ``"steps"`` for all of the grid; by default the
+            last time alone.
+        callback: called as ``callback(n, t, y)`` after each step with the number of steps done, the time and the
+            state; if it returns ``True`` the run ends there.
+        progress: show a bar in units of cost.
+        gradients: keep the graph, to differentiate through the solve.
+
+    Returns:
+        A :class:`Solution`.
+
+    Raises:
+        TypeError, ValueError: for bad input, naming the argument.
+        NonFiniteError: if a state or level became NaN or infinite, naming step, time and level; what had been saved
+            is in its ``solution``.
+
+    Example:
+        >>> drift = DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
+        >>> multilevel = Multilevel(PowerLaw(gamma=2.5))
+        >>> solve(SDE(drift, diffusion=0.5), torch.zeros(8, 1), (0, 1), steps=100, multilevel=multilevel).success
+        True
+    """
+    run = _Run(sde, y0, checks.time_grid(t_span, steps, times), method, multilevel, level, seed, brownian)
+    saver = Saver(save_at, run.times, y0)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable as callback(n, t, y), got {type(callback).__name__}.")
+    with nullcontext() if gradients else torch.no_grad():
+        return run.to_end(saver, callback, progress)
+
+
+class _Run:
+    """One run: everything that is settled before the first step, and the loop."""
+
+    def __init__(
+        self,
+        sde: SDE,
+        y0: Tensor,
+        times: np.ndarray,
+        method: str,
+        multilevel: Multilevel | None,
+        level: int | Callable[[float], int] | None,
+        seed: int | Sequence[int],
+        brownian: Brownian | None,
+    ) -> None:
+        if not isinstance(sde, SDE):
+            raise TypeError(
+                f"sde must be an mlsde.SDE, got {type(sde).__name__}; mlsde.SDE(drift, diffusion=...) makes one."
+            )
+        if multilevel is not None and not isinstance(multilevel, Multilevel):
+            raise TypeError(f"multilevel must be an mlsde.Multilevel or None, got {type(multilevel).__name__}.")
+        if multilevel is not None and level is not None:
+            raise ValueError("give multilevel= or level=, not both.")
+        self.sde, self.method, self.times = sde, method, times
+        self.y0 = checks.state("y0", y0)
+        self.seed = checks.seed_or_seeds(seed, y0.shape[0])
+        chosen = compatible(method, sde, multilevel)
+        if multilevel is None:
+            self.plan = fixed_plan(level, times, sde.drift, stages=chosen.stages)
+        else:
+            self.plan = multilevel_plan(
+                multilevel, times, sde.drift, stages=chosen.stages, seed=self.seed, batch=y0.shape[0]
+            )
+        self.levels = CountedLevels(sde.drift.levels, y0.dtype)
+        self.dtype = torch.float32 if y0.dtype in checks.HALF_PRECISIONS else y0.dtype
+        self._lengths = np.diff(times).tolist()
+        with torch.no_grad():
+            t0 = torch.tensor(times[0], dtype=self.dtype, device=y0.device)
+            self.noise = None if sde.is_ode else NoiseTerm(sde, t0, y0, self.dtype)
+        self._increments = self._noise_source(brownian)
+        self._estimator, self._stepper = self._machinery(self.levels)
+
+    def _noise_source(self, brownian: Brownian | None) -> IndependentIncrements | PathIncrements | None:
+        if self.noise is None:
+            return None
+        if brownian is None:
+            return IndependentIncrements(self.times, self.noise.shape, self.dtype, self.y0.device, self.seed)
+        if not callable(brownian):
+            raise TypeError(f"brownian must be callable as brownian(ta, tb), got {type(brownian).__name__}.")
+        like = torch.empty(0, dtype=self.dtype, device=self.y0.device)
+        return PathIncrements(brownian, self.times, self.noise.shape, like)
+
+    def _machinery(self, levels: CountedLevels) -> tuple[SharedEstimator | PerSampleEstimator, Stepper]:
+        estimate = estimator(levels, self.plan)
+        method = compatible(self.method, self.sde, None)
+        return estimate, method.make(Equation(self.sde, estimate, self.noise))
+
+    def _steps(self, start: int, stop: int) -> list[Step]:
+        grid = self.times[start : stop + 1]
+        ts = torch.as_tensor(grid, dtype=self.dtype, device=self.y0.device).unbind(0)
+        floats = grid.tolist()
+        lengths = self._lengths[start:stop]
+        return [Step(*row) for row in zip(ts[:-1], ts[1:], floats[:-1], floats[1:], lengths, strict=True)]
+
+    def to_end(self, saver: Saver, callback: Callback | None, progress: bool) -> Solution:
+        """Step through the grid in blocks, looking at the end of each whether the state is still finite."""
+        begin = time.perf_counter()
+        y = self.y0 if self.y0.dtype == self.dtype else self.y0.to(self.dtype)
+        saver.start(y)
+        bar = self._bar(progress)
+        n, stopped = 0, False
+        while n < self.plan.steps and not stopped:
+            before, y_before, memory_before = n, y, self._estimator.memory
+            for step in self._steps(n, min(n + BLOCK, self.plan.steps)):
+                y_next = self._stepper(n, step, y, self._increment(n))
+                saver.after(n, y, y_next)
+                y, n = y_next, n + 1
+                if bar is not None:
+                    bar.update(self._share_of_bar())
+                if callback is not None and callback(n, step.stop, self._shown(y)) is True:
+                    stopped = True
+                    break
+            if not self._finite(y):
+                self._stop_at_fault(before, n, y_before, memory_before, saver, begin)
+        if bar is not None:
+            bar.close()
+        message = f"reached t={self.times[-1]:g} in {n} steps."
+        if stopped and n < self.plan.steps:
+            message = f"stopped by the callback after {n} of {self.plan.steps} steps, at t={self.times[n]:g}."
+        return self._solution(saver, begin, n == self.plan.steps, message)
+
+    def _increment(self, n: int) -> Tensor | None:
+        return None if self._increments is None else self._increments.increment(n)
+
+    def _shown(self, y: Tensor) -> Tensor:
+        return y if y.dtype == self.y0.dtype else y.to(self.y0.dtype)
+
+    def _finite(self, y: Tensor) -> bool:
+        values = [y, *(value for _, value in remembered(self._estimator.memory))]
+        return all(bool(torch.isfinite(value).all()) for value in values)
+
+    def _bar(self, progress: bool) -> tqdm[Any] | None:
+        if not progress:
+            return None
+        total = self.plan.steps if self.plan.cost is None else self.plan.cost
+        self._shown_cost = 0.0
+        return tqdm(total=total, unit="steps" if self.plan.cost is None else "cost", unit_scale=True)
+
+    def _share_of_bar(self) -> float:
+        """What the bar advances by: the price of the evaluations since it last did."""
+        if self.plan.costs is None:
+            return 1.0
+        batch = self.y0.shape[0]
+        now = sum(c * s / batch for c, s in zip(self.plan.costs, self.levels.samples, strict=True))
+        share, self._shown_cost = now - self._shown_cost, now
+        return share
+
+    def _stop_at_fault(self, start: int, stop: int, y: Tensor, memory: Any, saver: Saver, begin: float) -> None:
+        """Replay a block with every value looked at; raise an error that names what went wrong first."""
+        step, culprit = self._replay(start, stop, y, memory)
+        if step is None:
+            when, where = None, f"between steps {start} and {stop - 1}, which a replay did not reproduce"
+        else:
+            when = float(self.times[step])
+            where = f"at step {step}, t={when:g}"
+        saver.keep_until(start if step is None else step)
+        message = f"{culprit} became NaN or infinite {where}; take smaller steps, or look at it there."
+        saved = self._solution(saver, begin, False, f"stopped: {message}")
+        message += " What had been saved is in this error's .solution."
+        raise NonFiniteError(message, step, when, culprit, saved)
+
+    def _replay(self, start: int, stop: int, y: Tensor, memory: Any) -> tuple[int | None, str]:
+        watched = _WatchedLevels(self.sde.drift.levels, self.y0.dtype)
+        estimate, stepper = self._machinery(watched)
+        estimate.memory = memory
+        for n, step in enumerate(self._steps(start, stop), start):
+            dw = self._increment(n)
+            if dw is not None and not bool(torch.isfinite(dw).all()):
+                return n, "brownian"
+            y_next = stepper(n, step, y, dw)
+            if watched.fault is not None:
+                return n, f"drift level {watched.fault + 1}"
+            if not bool(torch.isfinite(y_next).all()):
+                return n, self._whose_fault(step, y)
+            y = y_next
+        return None, "state"
+
+    def _whose_fault(self, step: Step, y: Tensor) -> str:
+        if self.noise is not None:
+            g = self.noise.value(step.t, y)
+            if isinstance(g, Tensor) and not bool(torch.isfinite(g).all()):
+                return "diffusion"
+        return "state"
+
+    def _solution(self, saver: Saver, begin: float, success: bool, message: str) -> Solution:
+        batch = self.y0.shape[0]
+        evaluations = tuple(samples / batch for samples in self.levels.samples)
+        costs = self.plan.costs
+        stats = Stats(
+            names=self.sde.drift.names,
+            calls=tuple(self.levels.calls),
+            evaluations=evaluations,
+            seconds=tuple(self.levels.seconds),
+            cost=None if costs is None else sum(c * e for c, e in zip(costs, evaluations, strict=True)),
+            full_cost=self.plan.full_cost,
+            wall_seconds=time.perf_counter() - begin,
+        )
+        ts, ys = saver.result()
+        return Solution(ts, ys, stats, self.seed, self.plan, self.method, success, message)
+
+
+class _WatchedLevels(CountedLevels):
+    """Levels that note which of them was the first to return a value that is not finite."""
+
+    fault: int | None = None
+
+    def __call__(self, k: int, t: Tensor, y: Tensor) -> Tensor:
+        out = super().__call__(k, t, y)
+        if self.fault is None and bool(torch.isfinite(y).all()) and not bool(torch.isfinite(out).all()):
+            self.fault = k
+        return out

@@ -1,0 +1,87 @@
+"""Linear part of a drift with its closed forms over a step, for exponential integrators.
+
+The drift is ``a(t) y + b(t) f(t, y)``; over a step from ``t`` to ``s`` the variation of constants gives
+
+    y(s) = Phi(t, s) y(t) + integral_t^s Phi(r, s) b(r) f(r, y(r)) dr + integral_t^s Phi(r, s) g dW(r),
+
+with ``Phi(t, s) = exp(integral_t^s a)``. Source: M. Hochbruck & A. Ostermann, Acta Numerica 19 (2010),
+doi:10.1017/S0962492910000048.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Union
+
+import torch
+from torch import Tensor
+
+from mlsde import checks
+
+Coefficient = Union[float, Tensor]
+OverStep = Callable[[float, float], Coefficient]
+
+
+def _one(_t: float) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class LinearPart:
+    """Closed forms of the linear part; all functions take times as floats and return numbers or tensors like ``y``.
+
+    Attributes:
+        rate: ``a(t)``.
+        propagator: ``Phi(t, s)``.
+        source: ``integral_t^s Phi(r, s) b(r) dr``.
+        deviation: standard deviation of ``integral_t^s Phi(r, s) g(r) dW(r)`` for additive noise, in place of
+            ``g sqrt(|s - t|)``; ``None`` multiplies by ``g(t, y)`` instead, see ``spread``.
+        gain: ``b(t)``, 1 by default.
+        spread: square root of the mean of ``Phi(r, s)^2`` over the step, what ``g(t, y) dW`` is scaled with when
+            ``deviation`` is ``None``.
+    """
+
+    rate: Callable[[float], Coefficient]
+    propagator: OverStep
+    source: OverStep
+    deviation: OverStep | None = None
+    gain: Callable[[float], Coefficient] = _one
+    spread: OverStep | None = None
+
+
+def constant(rate: Coefficient) -> LinearPart:
+    """Linear part ``rate * y``: a number, or a tensor that broadcasts with ``y`` (a diagonal matrix)."""
+
+    def propagator(t: float, s: float) -> Coefficient:
+        return torch.exp(rate * (s - t)) if isinstance(rate, Tensor) else math.exp(rate * (s - t))
+
+    def source(t: float, s: float) -> Coefficient:
+        return (s - t) * _phi1(rate * (s - t))
+
+    def spread(t: float, s: float) -> Coefficient:
+        return _phi1(2 * rate * (s - t)) ** 0.5
+
+    return LinearPart(lambda _t: rate, propagator, source, spread=spread)
+
+
+def _phi1(z: Any) -> Any:
+    """``(exp(z) - 1) / z``, and 1 at 0."""
+    if isinstance(z, Tensor):
+        safe = torch.where(z == 0, torch.ones_like(z), z)
+        return torch.where(z == 0, torch.ones_like(z), torch.expm1(safe) / safe)
+    return math.expm1(z) / z if z else 1.0
+
+
+def as_linear_part(linear: Any) -> LinearPart | None:
+    """Turn what :class:`mlsde.SDE` accepts as ``linear`` into a :class:`LinearPart`."""
+    if linear is None or isinstance(linear, LinearPart):
+        return linear
+    if isinstance(linear, Tensor):
+        if not bool(torch.isfinite(linear).all()):
+            raise ValueError("linear must be finite, but it holds NaN or infinity.")
+        return constant(linear)
+    if callable(linear):
+        raise TypeError("linear must be a number, a tensor or an mlsde.LinearPart; a function has no closed form.")
+    return constant(checks.finite_number("linear", linear))

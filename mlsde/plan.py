@@ -1,0 +1,316 @@
+"""The plan: which levels fire at which step, with which weight, for which samples, and what that costs.
+
+It is settled on the host before the first evaluation, and served in blocks, so that nothing large is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mlsde import checks, coins
+from mlsde.hierarchy import DriftHierarchy
+from mlsde.probabilities import ProbabilityRule, probability_table
+
+CORRECTIONS = ("impulse", "hold", "control", "extrapolate")
+SHARES = ("batch", "sample")
+MEMORY = ("hold", "control", "extrapolate")
+
+BLOCK = 64
+"""Steps between two looks at whether the state is finite; plans are served in blocks of this many."""
+
+
+@dataclass(frozen=True)
+class Multilevel:
+    """How a ladder is used: the probabilities, when levels fire, and what is used between firings.
+
+    Args:
+        probabilities: a rule (:class:`PowerLaw`, :class:`Constant`, :class:`Optimal`) or a function of ``t`` that
+            returns one probability per level.
+        coins: ``"independent"`` (the paper), ``"nested"``, ``"systematic"`` or ``"periodic"``; see ``mlsde.coins``.
+        correction: what stands for the difference ``D_k = f^k - f^(k-1)``, in one line ``m + w (D - m)``, ``w = 0``
+            between firings:
+
+            =============== ===================================== ======== =========================
+            correction      ``m``                                 ``w``    coins
+            =============== ===================================== ======== =========================
+            ``impulse``     0                                     ``1/p``  any
+            ``hold``        the last difference                   1        any
+            ``control``     the last difference                   ``1/p``  any
+            ``extrapolate`` a line through the last two           1        systematic, periodic
+            =============== ===================================== ======== =========================
+
+            Given the past, ``impulse`` and ``control`` with independent or nested coins are unbiased for ``f^K``
+            (``control`` from its second step, the first being forced). Systematic impulses have the right mean at
+            each step taken alone, not given the past. Everything else is a deterministic quadrature of the
+            differences, with a bias that vanishes with their spacing. All but ``impulse`` fire every level at the
+            first step.
+        share: ``"batch"``: all samples share the coins, and a level is skipped for all. ``"sample"``: each sample
+            has its own, and those that fire are evaluated as one smaller batch.
+        seed: seed of the coins; that of the solve by default.
+
+    Raises:
+        ValueError: for unknown names, or ``extrapolate`` with independent or nested coins, whose gaps make the slope
+            explode.
+    """
+
+    probabilities: ProbabilityRule
+    coins: str = "systematic"
+    correction: str = "hold"
+    share: str = "batch"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.one_of("coins", self.coins, coins.COINS)
+        checks.one_of("correction", self.correction, CORRECTIONS)
+        checks.one_of("share", self.share, SHARES)
+        if self.seed is not None:
+            checks.seed_or_seeds(self.seed, 1)
+        if self.correction == "extrapolate" and self.coins in ("independent", "nested"):
+            raise ValueError(
+                f"correction='extrapolate' with coins={self.coins!r} is refused: chance puts firings next to each "
+                "other and the slope explodes; use coins='systematic' or 'periodic'."
+            )
+
+
+@dataclass(frozen=True)
+class PlanBlock:
+    """A plan for the steps ``start … stop - 1``; arrays of shape ``(steps, K)`` or ``(steps, K, samples)``.
+
+    Attributes:
+        fires: which levels fire.
+        weights: ``w_k``, 0 where a level does not fire.
+        coefficients: what multiplies the value of level ``k`` in the estimate.
+        evaluates: which levels are evaluated at the (first stage of the) step; ``coefficients`` may be 0 there if the
+            value is needed to remember two differences apart.
+    """
+
+    start: int
+    stop: int
+    fires: np.ndarray
+    weights: np.ndarray
+    coefficients: np.ndarray
+    evaluates: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which levels are evaluated at which step.
+
+    Attributes:
+        times: the grid, shape ``(N + 1,)``.
+        probabilities: shape ``(N, K)``; the first row is all ones for corrections with a memory.
+        coins, correction, share: as of :class:`Multilevel`.
+        keys: stream keys of the coins, one or one per sample.
+        differences: whether the ladder is given by its differences.
+        stages: drift estimates per step: 1, or 2 for Heun.
+        costs: price of each level, or ``None``.
+    """
+
+    times: np.ndarray
+    probabilities: np.ndarray
+    coins: str
+    correction: str
+    share: str
+    keys: tuple[tuple[int, ...], ...]
+    differences: bool
+    stages: int
+    costs: tuple[float, ...] | None
+
+    @property
+    def steps(self) -> int:
+        """Number of steps ``N``."""
+        return len(self.probabilities)
+
+    @property
+    def remembers(self) -> bool:
+        """True if differences are kept between firings."""
+        return self.correction in MEMORY
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count:g}" for count in self.evaluations)
+        return f"Plan({self.steps} steps, {self.coins}, {self.correction}, evaluations per trajectory: {counts})"
+
+    def block(self, start: int, stop: int) -> PlanBlock:
+        """Return the plan for the steps ``start … stop - 1``; the same whenever it is asked for."""
+        per_sample = self.share == "sample"
+        fires = coins.fires(
+            self.coins,
+            self.probabilities,
+            self._running,
+            self.keys,
+            start,
+            stop,
+            offset=0.0 if self.remembers else 0.5,
+            per_sample=per_sample,
+        )
+        p = self.probabilities[start:stop]
+        p = p[..., None] if per_sample else p
+        heights = _inverse(p) if self.correction in ("impulse", "control") else np.ones_like(p)
+        weights = np.where(fires, heights, 0.0)
+        if self.differences:
+            return PlanBlock(start, stop, fires, weights, weights, fires)
+        # w_k - w_{k+1}, with w_{K+1} = 0
+        coefficients = weights - np.concatenate([weights[:, 1:], np.zeros_like(weights[:, :1])], axis=1)
+        apart = self._apart[start:stop]
+        apart = apart[..., None] if per_sample else apart
+        both = fires & np.concatenate([fires[:, 1:], np.zeros_like(fires[:, :1])], axis=1)
+        return PlanBlock(start, stop, fires, weights, coefficients, (coefficients != 0) | (both & apart))
+
+    @cached_property
+    def _running(self) -> np.ndarray:
+        return coins.running_sums(self.probabilities)
+
+    @cached_property
+    def _apart(self) -> np.ndarray:
+        """Where levels ``k`` and ``k + 1``, firing together, must be remembered apart; shape ``(N, K)``.
+
+        Not where they are sure to fire together whenever the memory of that step would be used: their sum is enough
+        then, and ``f^k`` cancels from it. So an always-on prefix costs one evaluation with a memory too.
+        """
+        apart = np.zeros(self.probabilities.shape, dtype=bool)
+        if not self.remembers:
+            return apart
+        sure = self.probabilities >= 1
+        together = sure[:, :-1] & sure[:, 1:]
+        merged = _shifted(together, 1)
+        if self.correction == "extrapolate":
+            merged = merged & _shifted(together, 2) & _shifted(together, -1)
+        apart[:-1, :-1] = ~merged[:-1]
+        return apart
+
+    @cached_property
+    def evaluations(self) -> np.ndarray:
+        """Exact number of evaluations of each level per trajectory, shape ``(K,)``."""
+        total = np.zeros(self.probabilities.shape[1])
+        for start in range(0, self.steps, 16 * BLOCK):
+            block = self.block(start, min(start + 16 * BLOCK, self.steps))
+            total += _per_trajectory(block.evaluates)
+            total += (self.stages - 1) * _per_trajectory(block.coefficients != 0)
+        return total
+
+    @cached_property
+    def cost(self) -> float | None:
+        """Exact cost per trajectory in the units of ``costs``, or ``None``."""
+        return None if self.costs is None else float(self.evaluations @ np.array(self.costs))
+
+    @property
+    def full_cost(self) -> float | None:
+        """Cost per trajectory of a run that calls the top level at every step."""
+        if self.costs is None:
+            return None
+        return self.steps * self.stages * (sum(self.costs) if self.differences else self.costs[-1])
+
+    @cached_property
+    def expected_evaluations(self) -> np.ndarray:
+        """Mean of :attr:`evaluations` over the coins, shape ``(K,)``."""
+        p = self.probabilities
+        if self.coins == "periodic":
+            return self.evaluations
+        if self.differences:
+            return self.stages * p.sum(axis=0)
+        above = np.concatenate([p[:, 1:], np.zeros_like(p[:, :1])], axis=1)
+        both = np.minimum(p, above) if self.coins == "nested" else p * above
+        unequal = (p != above) if self.correction in ("impulse", "control") else np.zeros_like(self._apart)
+        changed = p + above - 2 * both + both * unequal
+        return (self.stages * changed + both * (~unequal & self._apart)).sum(axis=0)
+
+    @property
+    def expected_cost(self) -> float | None:
+        """Mean of :attr:`cost` over the coins, or ``None``."""
+        return None if self.costs is None else float(self.expected_evaluations @ np.array(self.costs))
+
+
+def multilevel_plan(
+    multilevel: Multilevel,
+    times: np.ndarray,
+    drift: DriftHierarchy,
+    *,
+    stages: int = 1,
+    seed: int | tuple[int, ...] = 0,
+    batch: int = 1,
+) -> Plan:
+    """Draw up the plan of a multilevel run on a grid of times.
+
+    Args:
+        multilevel: how the ladder is used.
+        times: the grid, shape ``(N + 1,)``.
+        drift: the ladder.
+        stages: drift estimates per step.
+        seed: seed of the solve; a tuple holds one per sample.
+        batch: number of samples.
+    """
+    keys = _keys(multilevel, seed, batch)
+
+    def plan_for(table: np.ndarray) -> Plan:
+        if multilevel.correction in MEMORY:
+            table = np.concatenate([np.ones_like(table[:1]), table[1:]])
+        return Plan(
+            times, table, multilevel.coins, multilevel.correction, multilevel.share, keys, drift.differences, stages,
+            drift.costs,
+        )  # fmt: skip
+
+    def price(table: np.ndarray) -> float:
+        cost = plan_for(table).expected_cost
+        assert cost is not None, "rules ask for the costs before they ask for a price"
+        return cost
+
+    return plan_for(probability_table(multilevel.probabilities, times, drift, price))
+
+
+def fixed_plan(
+    level: int | Callable[[float], int] | None, times: np.ndarray, drift: DriftHierarchy, *, stages: int = 1
+) -> Plan:
+    """Plan without coins: the top level, one level, or a level chosen by time. Levels are numbered from 1.
+
+    It is a multilevel plan in which the levels up to the chosen one always fire, and the others never.
+    """
+    count = len(drift)
+    if callable(level):
+        chosen = [_level_number(level(t), count) for t in times[:-1].tolist()]
+    else:
+        chosen = [_level_number(count if level is None else level, count)] * (len(times) - 1)
+    table = (np.arange(1, count + 1) <= np.array(chosen)[:, None]).astype(np.float64)
+    return Plan(times, table, "periodic", "impulse", "batch", ((0,),), drift.differences, stages, drift.costs)
+
+
+def _level_number(level: object, count: int) -> int:
+    number = checks.positive_integer("level", level)
+    if number > count:
+        raise ValueError(f"level must be within 1 … {count}, got {number}.")
+    return number
+
+
+def _keys(multilevel: Multilevel, seed: int | tuple[int, ...], batch: int) -> tuple[tuple[int, ...], ...]:
+    if multilevel.seed is not None:
+        seed = int(multilevel.seed)
+    if multilevel.share == "sample":
+        return tuple((seed, i) for i in range(batch)) if isinstance(seed, int) else tuple((s,) for s in seed)
+    if not isinstance(seed, int):
+        raise ValueError(
+            "seed holds one seed per sample, but share='batch' tosses one coin for all: "
+            "give the coins a seed with Multilevel(..., seed=...), or use share='sample'."
+        )
+    return ((seed,),)
+
+
+def _inverse(p: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, p, out=np.zeros_like(p), where=p > 0)
+
+
+def _shifted(sure: np.ndarray, by: int) -> np.ndarray:
+    """Row ``n`` of the result is row ``n + by``; rows beyond the ends count as sure."""
+    out = np.ones_like(sure)
+    if by > 0:
+        out[:-by] = sure[by:]
+    else:
+        out[-by:] = sure[:by]
+    return out
+
+
+def _per_trajectory(evaluated: np.ndarray) -> np.ndarray:
+    counts = evaluated.sum(axis=0, dtype=np.float64)
+    return counts.mean(axis=-1) if counts.ndim == 2 else counts

@@ -1,0 +1,92 @@
+"""Random streams in which every draw has an address, so that it can be found again in any order.
+
+Coins are drawn on the host (:func:`host_generator`), noise on the state's device (:class:`NormalRows`). A stream is
+named by ``(seed, stream)``: coins and noise of one seed never share numbers, so EM and ML-EM with the same seed ride
+the same path.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Numbered from 1, because numpy reads (seed, 0) and (seed,) as the same entropy.
+NOISE, PATH, COINS, OFFSETS, PROBE = range(1, 6)
+
+# A chunk of rows is drawn at once: large enough to hide the price of a call, small enough to waste little.
+_CHUNK_ELEMENTS = 1024
+_CHUNK_ELEMENTS_PER_SAMPLE = 256
+
+
+def host_generator(*key: int) -> np.random.Generator:
+    """Generator on the host for the stream named by non-negative integers, e.g. ``(seed, COINS, block)``."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))
+
+
+def _mix32(x: int) -> int:
+    """Bijection of 32-bit integers that scatters neighbours (the finaliser of MurmurHash3, A. Appleby)."""
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+class _Stream:
+    """Seeds of one named stream, by index.
+
+    torch's CPU generator uses the low 32 bits of a seed only. The map below is a bijection in ``index``, so two draws
+    of one stream never share a seed, and it depends on 64 bits of the name, so two streams cannot coincide throughout.
+    """
+
+    def __init__(self, *key: int) -> None:
+        self._shift, self._mask = (int(word) for word in np.random.SeedSequence(key).generate_state(2))
+
+    def seed(self, index: int) -> int:
+        return _mix32(_mix32((index + self._shift) & 0xFFFFFFFF) ^ self._mask)
+
+
+class NormalRows:
+    """Rows of standard normals of one shape: row ``j`` is the same whenever and in whatever order it is asked for.
+
+    Args:
+        shape: shape of one row; dimension 0 is the samples.
+        dtype: float32 or float64. Both are drawn in float32, so that runs in either ride the same path.
+        device: where the rows are drawn and live. Different device types draw different rows.
+        seed: one seed for all samples, or a tuple with one for each (a sample's rows then depend on its seed alone).
+        stream: which stream of the seed.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        seed: int | tuple[int, ...],
+        stream: int,
+    ) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self._generator = torch.Generator(device)
+        if isinstance(seed, int):
+            self._streams = [_Stream(seed, stream)]
+            self._part, elements = shape, _CHUNK_ELEMENTS
+        else:
+            # a marker keeps the sample streams apart from the batch stream of the same seed
+            self._streams = [_Stream(s, stream, 1) for s in seed]
+            self._part, elements = shape[1:], _CHUNK_ELEMENTS_PER_SAMPLE
+        self._per_sample = not isinstance(seed, int)
+        self.rows_per_chunk = max(1, elements // max(1, math.prod(self._part)))
+
+    def _draw(self, stream: _Stream, index: int) -> Tensor:
+        self._generator.manual_seed(stream.seed(index))
+        size = (self.rows_per_chunk, *self._part)
+        return torch.randn(size, generator=self._generator, device=self.device, dtype=torch.float32)
+
+    def chunk(self, index: int) -> Tensor:
+        """Rows ``index * rows_per_chunk …`` as one tensor of shape ``(rows_per_chunk, *shape)``."""
+        if self._per_sample:
+            drawn = torch.stack([self._draw(stream, index) for stream in self._streams], dim=1)
+        else:
+            drawn = self._draw(self._streams[0], index)
+        return drawn.to(self.dtype)

@@ -1,0 +1,79 @@
+"""Keeping the states that were asked for, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde import checks
+
+
+class Saver:
+    """Collects the states at the wanted times while a run goes by.
+
+    Args:
+        save_at: times, ``"steps"`` for the whole grid, or ``None`` for its last time.
+        times: the grid.
+        y0: the initial state, whose dtype the saved states take.
+    """
+
+    def __init__(self, save_at: Any, times: np.ndarray, y0: Tensor) -> None:
+        self._times, self._dtype = times, y0.dtype
+        self._wanted = self._checked(save_at)
+        direction = np.sign(times[-1] - times[0])
+        # the step that ends at or first passes each time; 0 is the initial state
+        self._after = np.searchsorted(times * direction, self._wanted * direction, side="left").tolist()
+        self._saved: list[tuple[float, Tensor]] = []
+        self._like = y0
+
+    def _checked(self, save_at: Any) -> np.ndarray:
+        times = self._times
+        if save_at is None:
+            return times[-1:]
+        if isinstance(save_at, str):
+            checks.one_of("save_at", save_at, ("steps",))
+            return times
+        wanted = checks.as_float64("save_at", save_at)
+        direction = np.sign(times[-1] - times[0])
+        if len(wanted) == 0 or (np.diff(wanted) * direction <= 0).any():
+            raise ValueError("save_at must hold times that run strictly from t0 towards t1.")
+        lo, hi = min(times[0], times[-1]), max(times[0], times[-1])
+        if wanted.min() < lo or wanted.max() > hi:
+            raise ValueError(
+                f"save_at must lie between {lo} and {hi}, got times from {wanted.min()} to {wanted.max()}."
+            )
+        return wanted
+
+    def start(self, y: Tensor) -> None:
+        """Save the initial state if it was asked for."""
+        self._save_due(0, y, y)
+
+    def after(self, n: int, y: Tensor, y_next: Tensor) -> None:
+        """Save what lies within step ``n``."""
+        due = len(self._saved)
+        if due < len(self._after) and self._after[due] == n + 1:
+            self._save_due(n + 1, y, y_next)
+
+    def _save_due(self, node: int, y: Tensor, y_next: Tensor) -> None:
+        while len(self._saved) < len(self._after) and self._after[len(self._saved)] == node:
+            t = float(self._wanted[len(self._saved)])
+            state = y_next
+            if t != self._times[node]:
+                left, right = self._times[node - 1], self._times[node]
+                state = torch.lerp(y, y_next, float((t - left) / (right - left)))
+            self._saved.append((t, state if state.dtype == self._dtype else state.to(self._dtype)))
+
+    def keep_until(self, node: int) -> None:
+        """Drop what was saved beyond the end of step ``node - 1``."""
+        kept = sum(after <= node for after in self._after[: len(self._saved)])
+        del self._saved[kept:]
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Saved times and states."""
+        ts = torch.tensor([t for t, _ in self._saved], dtype=torch.float64)
+        if not self._saved:
+            return ts, self._like.new_empty((0, *self._like.shape))
+        return ts, torch.stack([state for _, state in self._saved])

@@ -1,0 +1,243 @@
+"""The equation: a drift hierarchy, a noise term, and nothing about how it is solved."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+import torch
+from torch import Tensor
+
+from mlsde import checks
+from mlsde.hierarchy import DriftHierarchy, Level
+from mlsde.linear import LinearPart, as_linear_part
+
+NOISES = ("additive", "diagonal", "scalar", "general")
+CALCULI = ("ito", "stratonovich")
+
+Diffusion = Union[float, Tensor, Callable[..., Tensor]]
+
+
+@dataclass(frozen=True, init=False)
+class SDE:
+    """``dY = f(t, Y) dt + g(t, Y) dW``, or an ODE if there is no diffusion.
+
+    Args:
+        drift: a :class:`DriftHierarchy`, or one callable ``f(t, y) -> like y``.
+        diffusion: ``None`` for an ODE; a number or tensor (additive); a function ``g(t, y)`` or ``g(t)``.
+        noise: what ``g`` returns and how many Brownian motions drive each sample.
+
+            ========== ============================ ================================ ===================
+            noise      ``g``                        ``dW``                           ``g dW``
+            ========== ============================ ================================ ===================
+            additive   broadcasts to ``y``          like ``y``                       elementwise
+            diagonal   like ``y``                   like ``y``                       elementwise
+            scalar     like ``y``                   ``(samples, 1, …, 1)``           one motion a sample
+            general    ``y.shape + (m,)``           ``(samples, m)``                 matrix times vector
+            ========== ============================ ================================ ===================
+
+            ``"additive"`` by default. A number, a tensor or a function of ``t`` alone does not depend on the state,
+            whatever its noise (:attr:`additive`). An additive ``g(t, y)`` must not use its ``y``.
+        calculus: ``"ito"`` or ``"stratonovich"``.
+        linear: part of the drift known in closed form *besides* ``drift``, which the stepper
+            ``"exponential"`` solves exactly: the full drift is ``linear * y + drift``. A number, a tensor that
+            broadcasts with ``y``, or a :class:`LinearPart`.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> sde = SDE(lambda t, y: -y, diffusion=0.5)
+        >>> sde.additive
+        True
+    """
+
+    drift: DriftHierarchy
+    diffusion: Diffusion | None
+    noise: str | None
+    calculus: str
+    linear: LinearPart | None
+
+    def __init__(
+        self,
+        drift: DriftHierarchy | Level,
+        diffusion: Diffusion | None = None,
+        *,
+        noise: str | None = None,
+        calculus: str = "ito",
+        linear: float | Tensor | LinearPart | None = None,
+    ) -> None:
+        if not isinstance(drift, DriftHierarchy):
+            if not callable(drift):
+                raise TypeError(f"drift must be a DriftHierarchy or a callable f(t, y), got {type(drift).__name__}.")
+            drift = DriftHierarchy([drift])
+        object.__setattr__(self, "drift", drift)
+        object.__setattr__(self, "diffusion", _diffusion(diffusion))
+        object.__setattr__(self, "noise", _noise(noise, diffusion))
+        object.__setattr__(self, "calculus", checks.one_of("calculus", calculus, CALCULI))
+        object.__setattr__(self, "linear", as_linear_part(linear))
+
+    @property
+    def is_ode(self) -> bool:
+        """True if there is no diffusion."""
+        return self.diffusion is None
+
+    @property
+    def additive(self) -> bool:
+        """True if the diffusion does not depend on the state, so that Itô and Stratonovich are the same."""
+        return self.noise == "additive" or not callable(self.diffusion) or _arity(self.diffusion) == 1
+
+    def __repr__(self) -> str:
+        noise = "ODE" if self.is_ode else f"{self.noise} noise, {self.calculus}"
+        return f"SDE({self.drift!r}, {noise}{', linear part' if self.linear else ''})"
+
+    @classmethod
+    def from_torchsde(cls, sde: Any, costs: Sequence[float] | None = None) -> SDE:
+        """Take a torchsde SDE object: ``f``, ``g``, ``noise_type``, ``sde_type``.
+
+        Args:
+            sde: the object. ``sde.f`` may be one method or a list of them, cheapest first.
+            costs: price of one evaluation of each, for one sample.
+
+        Raises:
+            TypeError: if the object lacks ``f`` or ``g``.
+            ValueError: if its types are not known.
+        """
+        for name in ("f", "g"):
+            if not hasattr(sde, name):
+                raise TypeError(f"a torchsde object needs the method {name!r}, which {type(sde).__name__} lacks.")
+        levels = sde.f if isinstance(sde.f, (list, tuple, torch.nn.ModuleList)) else [sde.f]
+        noise = checks.one_of("noise_type", getattr(sde, "noise_type", None), NOISES)
+        calculus = checks.one_of("sde_type", getattr(sde, "sde_type", None), CALCULI)
+        return cls(
+            DriftHierarchy(list(levels), costs), _TorchsdeDiffusion(sde.g, noise), noise=_OURS[noise], calculus=calculus
+        )
+
+
+# torchsde returns a matrix for additive and scalar noise too
+_OURS = {"diagonal": "diagonal", "additive": "general", "scalar": "scalar", "general": "general"}
+
+
+@dataclass(frozen=True)
+class _TorchsdeDiffusion:
+    g: Callable[[Tensor, Tensor], Tensor]
+    noise_type: str
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        value = self.g(t, y)
+        if self.noise_type != "scalar":
+            return value
+        if value.ndim != y.ndim + 1 or value.shape[-1] != 1:
+            raise ValueError(f"scalar noise of torchsde has g of shape y.shape + (1,), got {tuple(value.shape)}.")
+        return value.squeeze(-1)
+
+
+def _diffusion(diffusion: Any) -> Diffusion | None:
+    if diffusion is None or callable(diffusion):
+        return diffusion
+    if isinstance(diffusion, Tensor):
+        if not diffusion.dtype.is_floating_point or not bool(torch.isfinite(diffusion).all()):
+            raise ValueError("diffusion must be a finite tensor of a floating dtype.")
+        return diffusion
+    return checks.finite_number("diffusion", diffusion)
+
+
+def _noise(noise: str | None, diffusion: Any) -> str | None:
+    if diffusion is None:
+        if noise is not None:
+            raise ValueError(f"noise={noise!r} was given without a diffusion; give diffusion= or leave noise out.")
+        return None
+    return "additive" if noise is None else checks.one_of("noise", noise, NOISES)
+
+
+def _arity(function: Callable[..., Any]) -> int:
+    """1 for ``g(t)``, else 2: the positional parameters that have no default."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        return 2
+    return 1 if sum(p.kind in kinds and p.default is p.empty for p in parameters) == 1 else 2
+
+
+class NoiseTerm:
+    """The noise of an equation at work: evaluates and checks ``g``, and applies it to an increment.
+
+    Args:
+        sde: an equation with a diffusion.
+        t0, y0: where ``g`` is looked at to learn the number of Brownian motions.
+        work_dtype: dtype of the sums; ``g`` itself sees ``y`` in ``y0``'s dtype.
+    """
+
+    def __init__(self, sde: SDE, t0: Tensor, y0: Tensor, work_dtype: torch.dtype) -> None:
+        assert sde.diffusion is not None and sde.noise is not None
+        self.noise, self._state_dtype, self._work_dtype = sde.noise, y0.dtype, work_dtype
+        self._shape, self._device = y0.shape, y0.device
+        self._function = self._as_function(sde.diffusion)
+        self._constant = None if callable(sde.diffusion) else sde.diffusion
+        if isinstance(self._constant, Tensor):
+            self._constant = self._check(self._constant)
+        self.shape = self._increment_shape(y0, self.value(t0, y0))
+
+    def _as_function(self, diffusion: Diffusion) -> Callable[[Tensor, Tensor], Any]:
+        if not callable(diffusion):
+            return lambda _t, _y: diffusion
+        if _arity(diffusion) == 1:
+            return lambda t, _y: diffusion(t)
+        return diffusion
+
+    def _increment_shape(self, y0: Tensor, g: Any) -> tuple[int, ...]:
+        if self.noise == "general":
+            return (y0.shape[0], g.shape[-1])
+        return (y0.shape[0], *[1] * (y0.ndim - 1)) if self.noise == "scalar" else tuple(y0.shape)
+
+    def value(self, t: Tensor, y: Tensor) -> Any:
+        """``g(t, y)``, checked, in the working dtype; a number if the user gave one."""
+        if self._constant is not None:
+            return self._constant
+        try:
+            g = self._function(t, y if y.dtype == self._state_dtype else y.to(self._state_dtype))
+        except Exception as error:
+            error.add_note(f"raised by the diffusion at t={float(t):g}")
+            raise
+        return g if isinstance(g, (int, float)) else self._check(g)
+
+    def _check(self, g: Any) -> Tensor:
+        if not isinstance(g, Tensor):
+            raise TypeError(f"diffusion must return a torch.Tensor, got {type(g).__name__}.")
+        shape, state = tuple(g.shape), tuple(self._shape)
+        if self.noise == "additive":
+            fits = len(shape) <= len(state) and all(a in (1, b) for a, b in zip(shape[::-1], state[::-1], strict=False))
+            expected = f"one that broadcasts to y, {state}"
+        elif self.noise == "general":
+            # a constant matrix may leave out the samples
+            fits = len(shape) > 1 and shape[:-1] in (state, state[1:])
+            expected = f"y.shape + (m,), that is {(*state, 'm')}"
+        else:
+            fits, expected = shape == state, f"that of y, {state}"
+        if not fits:
+            raise ValueError(f"diffusion has shape {shape}, but noise={self.noise!r} expects {expected}.")
+        if g.device != self._device:
+            raise TypeError(f"diffusion is on {g.device}, expected the device of y, {self._device}.")
+        if g.dtype not in (self._state_dtype, self._work_dtype):
+            raise TypeError(f"diffusion is of {g.dtype}, expected the dtype of y, {self._state_dtype}.")
+        return g if g.dtype == self._work_dtype else g.to(self._work_dtype)
+
+    def apply(self, g: Any, dw: Tensor) -> Tensor:
+        """``g dW``, shape of ``y``."""
+        if self.noise != "general":
+            return g * dw
+        return torch.matmul(g, dw.view(dw.shape[0], *[1] * (len(self._shape) - 2), -1, 1)).squeeze(-1)
+
+    def add_to(self, out: Tensor, t: Tensor, y: Tensor, dw: Tensor) -> Tensor:
+        """``out + g(t, y) dW``; ``out`` is a fresh tensor and may be written into."""
+        g = self.value(t, y)
+        if self.noise == "general":
+            return out.add_(self.apply(g, dw))
+        if isinstance(g, Tensor):
+            return out.addcmul_(g, dw) if g.shape == out.shape else out.add_(g * dw)
+        return out.add_(dw, alpha=g)

@@ -1,0 +1,100 @@
+"""What a solve returns: states, price, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mlsde.plan import Plan
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a run spent; tuples hold one entry per level, cheapest first.
+
+    Attributes:
+        names: names of the levels.
+        calls: calls of each level.
+        evaluations: evaluations of each level per trajectory.
+        seconds: wall-clock inside each level.
+        cost: cost paid per trajectory in the units of ``costs``; ``None`` without costs.
+        full_cost: cost of the top level at every step, likewise.
+        wall_seconds: wall-clock of the whole run.
+    """
+
+    names: tuple[str, ...]
+    calls: tuple[int, ...]
+    evaluations: tuple[float, ...]
+    seconds: tuple[float, ...]
+    cost: float | None
+    full_cost: float | None
+    wall_seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Solution of an equation.
+
+    Attributes:
+        ts: saved times, float64, shape ``(saved,)``.
+        ys: saved states, shape ``(saved, *y0.shape)``, in ``y0``'s dtype.
+        stats: what it cost.
+        seed: seed of the noise and, unless told otherwise, of the coins.
+        plan: which levels were to fire when.
+        method: the stepper.
+        success: whether the run reached its end.
+        message: a sentence on how it ended.
+    """
+
+    ts: Tensor
+    ys: Tensor
+    stats: Stats
+    seed: int | tuple[int, ...]
+    plan: Plan
+    method: str
+    success: bool
+    message: str
+
+    @property
+    def y1(self) -> Tensor:
+        """Last saved state, shape of ``y0``."""
+        return self.ys[-1]
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Solution: {self.message}", *self._table(), *self._price()])
+
+    def _table(self) -> list[str]:
+        costs = self.plan.costs or (None,) * len(self.stats.names)
+        rows = [("", "price", "evaluations", "seconds")]
+        for name, cost, count, seconds in zip(
+            self.stats.names, costs, self.stats.evaluations, self.stats.seconds, strict=True
+        ):
+            rows.append((name, "-" if cost is None else f"{cost:g}", f"{count:g}", f"{seconds:.3g}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        return ["  " + "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+                for row in rows]  # fmt: skip
+
+    def _price(self) -> list[str]:
+        cost, full = self.stats.cost, self.stats.full_cost
+        seed = self.seed if isinstance(self.seed, int) else "per sample"
+        spent = f"  wall-clock {self.stats.wall_seconds:.3g} s; seed {seed}"
+        if cost is None or full is None:
+            return [spent]
+        ratio = f", {full / cost:.3g} times less than the top level at every step ({full:g})" if cost < full else ""
+        return [f"  cost per trajectory {cost:g}{ratio}", spent]
+
+
+class NonFiniteError(RuntimeError):
+    """A run was stopped because its state, a level or the diffusion became NaN or infinite.
+
+    Attributes:
+        step: number of the step, from 0; ``None`` if the replay could not find it.
+        time: time at the start of that step.
+        culprit: ``"drift level 2"``, ``"diffusion"``, ``"brownian"`` or ``"state"``.
+        solution: what had been saved until then.
+    """
+
+    def __init__(self, message: str, step: int | None, time: float | None, culprit: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.step, self.time, self.culprit, self.solution = step, time, culprit, solution

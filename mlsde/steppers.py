@@ -1,0 +1,200 @@
+"""Steppers: one step of each scheme, written like its algorithm box.
+
+A stepper gets the step number ``n``, its :class:`Step` (times and length), the state ``y``, the increment ``dw`` (or
+``None`` for an ODE), the drift estimate ``f(n, t, y, stage)`` and the noise term ``g``, and returns the next state.
+
+Orders: Euler-Maruyama strong 1/2 (1 for additive noise), weak 1; Milstein strong 1; Heun 2 on an ODE, strong 1 on
+additive noise; exponential Euler as Euler-Maruyama, exact in its linear part. Source: P. E. Kloeden & E. Platen,
+*Numerical Solution of Stochastic Differential Equations* (1992), doi:10.1007/978-3-662-12616-5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde import checks, randomness
+from mlsde.estimator import Estimator
+from mlsde.plan import Multilevel
+from mlsde.sde import SDE, NoiseTerm
+
+
+@dataclass(frozen=True)
+class Step:
+    """Times of a step, as tensors for the user's functions and as floats; ``h`` is negative backwards in time."""
+
+    t: Tensor
+    t_next: Tensor
+    start: float
+    stop: float
+    h: float
+
+
+class Stepper(Protocol):
+    """One step of a scheme."""
+
+    def __call__(self, n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
+        """Return the next state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Equation:
+    """An equation ready to be stepped: the drift estimate with its linear part, and the noise term."""
+
+    sde: SDE
+    estimate: Estimator
+    noise: NoiseTerm | None
+
+    def f(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
+        """Full drift: ``a(t) y + b(t) f``."""
+        value, linear = self.estimate(n, t, y, stage), self.sde.linear
+        if linear is None:
+            return value
+        now = float(t)
+        return linear.rate(now) * y + linear.gain(now) * value
+
+
+def _euler_maruyama(equation: Equation) -> Stepper:
+    """``y + h f + g dW``."""
+    f, g = equation.f, equation.noise
+
+    def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
+        euler = torch.add(y, f(n, step.t, y), alpha=step.h)
+        return euler if g is None or dw is None else g.add_to(euler, step.t, y, dw)
+
+    return step
+
+
+def _milstein(equation: Equation) -> Stepper:
+    """``y + h f + g dW + 1/2 (dg/dy) g (dW^2 - |h|)``; without ``- |h|`` in the Stratonovich sense."""
+    f, g = equation.f, equation.noise
+    ito = equation.sde.calculus == "ito"
+    first = True
+
+    def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
+        nonlocal first
+        assert g is not None and dw is not None, "refused by compatible()"
+        value, slope = _value_and_slope(g, step.t, y)
+        if first:
+            _refuse_mixing(g, step.t, y, value, slope)
+            first = False
+        square = dw * dw - abs(step.h) if ito else dw * dw
+        return y + step.h * f(n, step.t, y) + value * dw + 0.5 * slope * square
+
+    return step
+
+
+def _value_and_slope(g: NoiseTerm, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """``g`` and its derivative along itself: ``g_i dg_i/dy_i`` for diagonal noise, ``(g . grad) g`` for scalar."""
+    value = g.value(t, y)
+    return value, torch.func.jvp(lambda state: g.value(t, state), (y,), (value,))[1]
+
+
+def _refuse_mixing(g: NoiseTerm, t: Tensor, y: Tensor, value: Tensor, slope: Tensor) -> None:
+    """Diagonal noise needs a diagonal Jacobian ``J``: then flipping signs along ``v`` gives ``v * J(v g) = J g``."""
+    if g.noise != "diagonal":
+        return
+    scale = float(slope.abs().max()) + 1e-30
+    coins = randomness.host_generator(0, randomness.PROBE).random((8, *y.shape))
+    for sign in np.where(coins < 0.5, -1.0, 1.0):
+        v = torch.as_tensor(sign, dtype=y.dtype, device=y.device)
+        v_value = v * value
+        flipped = v * torch.func.jvp(lambda state: g.value(t, state), (y,), (v_value,))[1]
+        if float((flipped - slope).abs().max()) > 1e-4 * scale:
+            raise ValueError(
+                "method='milstein' with noise='diagonal' needs each g_i to depend on y_i alone, but here some g_i "
+                "depends on another component; use method='euler'."
+            )
+
+
+def _heun(equation: Equation) -> Stepper:
+    """Predict with Euler, then average the drift (and in the Stratonovich sense the diffusion) of both ends."""
+    f, g = equation.f, equation.noise
+
+    def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
+        slope = f(n, step.t, y)
+        noise = None if g is None or dw is None else g.apply(g.value(step.t, y), dw)
+        predicted = torch.add(y, slope, alpha=step.h)
+        predicted = predicted if noise is None else predicted + noise
+        out = y + 0.5 * step.h * (slope + f(n, step.t_next, predicted, stage=1))
+        if noise is None or g is None or dw is None:
+            return out
+        if callable(equation.sde.diffusion):
+            return out + 0.5 * (noise + g.apply(g.value(step.t_next, predicted), dw))
+        return out + noise
+
+    return step
+
+
+def _exponential(equation: Equation) -> Stepper:
+    """``Phi y + Psi f + noise``: the linear part is exact over the step, ``f`` is held (exponential Euler; DDIM)."""
+    estimate, g, linear = equation.estimate, equation.noise, equation.sde.linear
+    assert linear is not None, "refused by compatible()"
+
+    def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
+        out = linear.propagator(step.start, step.stop) * y
+        out = out + linear.source(step.start, step.stop) * estimate(n, step.t, y)
+        if g is None or dw is None:
+            return out
+        if linear.deviation is not None:
+            return out + linear.deviation(step.start, step.stop) / abs(step.h) ** 0.5 * dw
+        noise = g.apply(g.value(step.t, y), dw)
+        return out + (noise if linear.spread is None else linear.spread(step.start, step.stop) * noise)
+
+    return step
+
+
+@dataclass(frozen=True)
+class Method:
+    """A stepper's maker and how many drift estimates one step takes."""
+
+    make: Callable[[Equation], Stepper]
+    stages: int
+
+
+METHODS = {
+    "euler": Method(_euler_maruyama, 1),
+    "milstein": Method(_milstein, 1),
+    "heun": Method(_heun, 2),
+    "exponential": Method(_exponential, 1),
+}
+
+
+def compatible(name: str, sde: SDE, multilevel: Multilevel | None) -> Method:
+    """Return the method of that name; refuse what makes no mathematical sense.
+
+    Raises:
+        ValueError: with the reason and what to use.
+    """
+    method = METHODS[checks.one_of("method", name, tuple(METHODS))]
+    multiplicative = not sde.is_ode and not sde.additive
+    if name in ("euler", "exponential") and multiplicative and sde.calculus == "stratonovich":
+        raise ValueError(
+            f"method={name!r} converges to the Itô solution, but this equation is Stratonovich with multiplicative "
+            "noise; use method='heun' (or 'milstein' for diagonal and scalar noise)."
+        )
+    if name == "heun" and multiplicative and sde.calculus == "ito":
+        raise ValueError(
+            "method='heun' on an Itô equation with multiplicative noise would converge to the Stratonovich solution; "
+            "use method='euler' or 'milstein', or state the equation with calculus='stratonovich'."
+        )
+    if name == "heun" and multilevel is not None and multilevel.correction in ("impulse", "control"):
+        raise ValueError(
+            f"correction={multilevel.correction!r} weighs a firing by 1/p, and such impulses destroy the order of "
+            "method='heun'; use correction='hold' or 'extrapolate'."
+        )
+    if name == "milstein" and (not multiplicative or sde.noise not in ("diagonal", "scalar")):
+        what = "an ODE" if sde.is_ode else "additive noise" if sde.additive else f"{sde.noise} noise"
+        raise ValueError(
+            f"method='milstein' is for diagonal and scalar noise that depends on the state, and this is {what}; "
+            "use method='euler'" + (", which is the same there." if not multiplicative else ".")
+        )
+    if name == "exponential" and sde.linear is None:
+        raise ValueError("method='exponential' needs a linear part in closed form: SDE(..., linear=...).")
+    return method
