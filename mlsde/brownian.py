@@ -25,7 +25,9 @@ from mlsde import checks, randomness
 class Brownian(Protocol):
     """Anything that returns ``W(tb) - W(ta)``: :class:`BrownianPath`, a torchsde Brownian motion, your function."""
 
-    def __call__(self, ta: float, tb: float, /) -> Tensor: ...
+    def __call__(self, ta: float, tb: float, /) -> Tensor:
+        """Return the increment over ``[ta, tb]``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ class BrownianPath:
         self._units = [math.prod(radices[s + 1 :]) for s in range(len(radices))]
         self._radices = radices
         self._leaves = math.prod(radices)
-        self._rows = randomness.NormalRows(self.shape, self.dtype, self.device, self.seed, randomness.PATH)
+        self._rows = randomness.NormalRows(
+            self.shape, self.dtype, self.device, self.seed, randomness.PATH, randomness.SCATTERED
+        )
         self._first_chunk = self._number_chunks()
         self._chunks: dict[int, tuple[int, tuple[Tensor, ...]]] = {}
         start = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
@@ -239,9 +243,12 @@ class IndependentIncrements:
         device: torch.device,
         seed: int | tuple[int, ...],
     ) -> None:
-        self._roots = np.sqrt(np.abs(np.diff(times)))
-        self._rows = randomness.NormalRows(shape, dtype, device, seed, randomness.NOISE)
-        self._chunk, self._increments = -1, ()  # type: tuple[int, tuple[Tensor, ...]]
+        roots = np.sqrt(np.abs(np.diff(times)))
+        self._root = float(roots[0]) if np.ptp(roots) < 1e-9 * roots[0] else None
+        self._roots = roots
+        self._rows = randomness.NormalRows(shape, dtype, device, seed, randomness.NOISE, randomness.IN_ORDER)
+        self._chunk = -1
+        self._increments: tuple[Tensor, ...] = ()
 
     def increment(self, n: int) -> Tensor:
         """Increment over step ``n``, shape ``shape``; the same whenever it is asked for."""
@@ -251,13 +258,13 @@ class IndependentIncrements:
         return self._increments[row]
 
     def _scaled(self, chunk: int) -> tuple[Tensor, ...]:
+        normals = self._rows.chunk(chunk)
+        if self._root is not None:
+            return normals.mul_(self._root).unbind(0)
         size = self._rows.rows_per_chunk
         roots = self._roots[chunk * size : (chunk + 1) * size]
-        normals = self._rows.chunk(chunk)[: len(roots)]
-        if np.ptp(roots) < 1e-9 * roots[0]:
-            return normals.mul_(float(roots.mean())).unbind(0)
         scale = torch.as_tensor(roots, dtype=normals.dtype, device=normals.device)
-        return normals.mul_(scale.view(-1, *[1] * (normals.ndim - 1))).unbind(0)
+        return normals[: len(roots)].mul_(scale.view(-1, *[1] * (normals.ndim - 1))).unbind(0)
 
 
 class PathIncrements:

@@ -40,7 +40,8 @@ def fires(
         probabilities: shape ``(N, K)``.
         running: their :func:`running_sums`.
         keys: stream keys: one for the batch, or one per sample.
-        start, stop: the block of steps.
+        start: first step of the block.
+        stop: one past its last step.
         offset: the fixed offset of ``periodic`` coins.
         per_sample: return shape ``(stop - start, K, samples)`` and not ``(stop - start, K)``.
     """

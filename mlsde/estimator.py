@@ -23,6 +23,8 @@ from mlsde.plan import BLOCK, Plan, PlanBlock
 
 Factor = float | Tensor
 
+_MOST_KNOWN = 4096
+
 
 class Estimator(Protocol):
     """A drift value for each step: what a stepper calls."""
@@ -65,9 +67,11 @@ class SharedEstimator:
         self._extrapolates = plan.correction == "extrapolate"
         self.memory: tuple[_Memory | None, ...] = (None,) * plan.probabilities.shape[1]
         self._steps: list[_SharedStep] = []
+        self._known: dict[bytes, _SharedStep] = {}
         self._start = self._stop = 0
 
     def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
+        """Estimate the drift at ``(t, y)``, stage ``stage`` of step ``n``."""
         step = self._step(n)
         f = {k: self._levels(k, t, y) for k in (step.evaluates if stage == 0 else step.needs)}
         now = self._times[n + stage]
@@ -105,7 +109,7 @@ class SharedEstimator:
     def _step(self, n: int) -> _SharedStep:
         if not self._start <= n < self._stop:
             self._start, self._stop = n, min(n + BLOCK, self._plan.steps)
-            self._steps = _shared_steps(self._plan.block(self._start, self._stop), self._plan.remembers)
+            self._steps = _shared_steps(self._plan.block(self._start, self._stop), self._plan.remembers, self._known)
         return self._steps[n - self._start]
 
 
@@ -121,23 +125,31 @@ class _SharedStep:
     remembers: bool
 
 
-def _shared_steps(block: PlanBlock, remembers: bool) -> list[_SharedStep]:
+def _shared_steps(block: PlanBlock, remembers: bool, known: dict[bytes, _SharedStep]) -> list[_SharedStep]:
+    """Steps of a block. Few of them differ, so those already ``known`` are used again."""
+    columns = (block.evaluates, block.fires, block.coefficients, block.weights)
     steps = []
-    rows = zip(block.evaluates, block.coefficients, block.weights, block.fires, strict=True)
-    for evaluates, coefficients, weights, fires in rows:
-        needs = tuple(int(k) for k in np.flatnonzero(coefficients))
-        kept = tuple((k, float(1.0 - w)) for k, w in enumerate(weights) if w != 1.0) if remembers else ()
-        steps.append(
-            _SharedStep(
-                evaluates=tuple(int(k) for k in np.flatnonzero(evaluates)),
-                needs=needs,
-                coefficients=tuple((k, float(coefficients[k])) for k in needs),
-                memories=kept,
-                fired=frozenset(int(k) for k in np.flatnonzero(fires)),
-                remembers=remembers,
-            )
-        )
+    for row, key in enumerate(map(bytes, np.concatenate(columns, axis=1, dtype=np.float64))):
+        if key not in known:
+            if len(known) == _MOST_KNOWN:
+                known.clear()
+            known[key] = _shared_step(*(column[row] for column in columns), remembers)
+        steps.append(known[key])
     return steps
+
+
+def _shared_step(
+    evaluates: np.ndarray, fires: np.ndarray, coefficients: np.ndarray, weights: np.ndarray, remembers: bool
+) -> _SharedStep:
+    needs = tuple(np.flatnonzero(coefficients).tolist())
+    return _SharedStep(
+        evaluates=tuple(np.flatnonzero(evaluates).tolist()),
+        needs=needs,
+        coefficients=tuple((k, float(coefficients[k])) for k in needs),
+        memories=tuple((k, float(1.0 - w)) for k, w in enumerate(weights) if w != 1.0) if remembers else (),
+        fired=frozenset(np.flatnonzero(fires).tolist()),
+        remembers=remembers,
+    )
 
 
 def _plus(total: Tensor | None, factor: float, value: Tensor) -> Tensor:
@@ -162,6 +174,7 @@ class PerSampleEstimator:
         self._block: PlanBlock | None = None
 
     def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
+        """Estimate the drift at ``(t, y)``, stage ``stage`` of step ``n``."""
         block, row = self._row(n)
         evaluates = block.evaluates[row] if stage == 0 else block.coefficients[row] != 0
         f = {k: self._scattered(k, evaluates[k], t, y) for k in np.flatnonzero(evaluates.any(axis=1)).tolist()}

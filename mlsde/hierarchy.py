@@ -108,7 +108,8 @@ class DriftHierarchy:
         """Return the costs; ``ValueError`` that names ``asker`` if there are none."""
         if self.costs is None:
             raise ValueError(
-                f"{asker} needs the price of each level: give DriftHierarchy(..., costs=[...]) or use drift.measured(t0, y0)."
+                f"{asker} needs the price of each level: give DriftHierarchy(..., costs=[...]), "
+                "or measure them with drift.measured(t0, y0)."
             )
         return self.costs
 

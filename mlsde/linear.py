@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlsde import checks
 
-Coefficient = Union[float, Tensor]
+Coefficient = float | Tensor
 OverStep = Callable[[float, float], Coefficient]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Union, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -33,7 +33,7 @@ class Probabilities(Protocol):
         ...
 
 
-ProbabilityRule = Union[Probabilities, Callable[[float], Sequence[float]]]
+ProbabilityRule = Probabilities | Callable[[float] | Sequence[float]]
 
 
 @dataclass(frozen=True)

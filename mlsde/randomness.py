@@ -16,9 +16,8 @@ from torch import Tensor
 # Numbered from 1, because numpy reads (seed, 0) and (seed,) as the same entropy.
 NOISE, PATH, COINS, OFFSETS, PROBE = range(1, 6)
 
-# A chunk of rows is drawn at once: large enough to hide the price of a call, small enough to waste little.
-_CHUNK_ELEMENTS = 1024
-_CHUNK_ELEMENTS_PER_SAMPLE = 256
+SCATTERED, IN_ORDER = 1024, 65_536
+"""Elements drawn at once: enough to hide the price of a call, few where neighbours may not be asked for."""
 
 
 def host_generator(*key: int) -> np.random.Generator:
@@ -56,6 +55,7 @@ class NormalRows:
         device: where the rows are drawn and live. Different device types draw different rows.
         seed: one seed for all samples, or a tuple with one for each (a sample's rows then depend on its seed alone).
         stream: which stream of the seed.
+        elements: about how many elements to draw at once; the rows depend on it.
     """
 
     def __init__(
@@ -65,18 +65,19 @@ class NormalRows:
         device: torch.device,
         seed: int | tuple[int, ...],
         stream: int,
+        elements: int,
     ) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
         self._generator = torch.Generator(device)
         if isinstance(seed, int):
             self._streams = [_Stream(seed, stream)]
-            self._part, elements = shape, _CHUNK_ELEMENTS
+            self._part = shape
         else:
             # a marker keeps the sample streams apart from the batch stream of the same seed
             self._streams = [_Stream(s, stream, 1) for s in seed]
-            self._part, elements = shape[1:], _CHUNK_ELEMENTS_PER_SAMPLE
+            self._part, elements = shape[1:], elements // 4  # one chunk per sample
         self._per_sample = not isinstance(seed, int)
-        self.rows_per_chunk = max(1, elements // max(1, math.prod(self._part)))
+        self.rows_per_chunk = max(1, min(512, elements // max(1, math.prod(self._part))))
 
     def _draw(self, stream: _Stream, index: int) -> Tensor:
         self._generator.manual_seed(stream.seed(index))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from mlsde.linear import LinearPart, as_linear_part
 NOISES = ("additive", "diagonal", "scalar", "general")
 CALCULI = ("ito", "stratonovich")
 
-Diffusion = Union[float, Tensor, Callable[..., Tensor]]
+Diffusion = float | Tensor | Callable[..., Tensor]
 
 
 @dataclass(frozen=True, init=False)

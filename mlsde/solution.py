@@ -72,8 +72,11 @@ class Solution:
         ):
             rows.append((name, "-" if cost is None else f"{cost:g}", f"{count:g}", f"{seconds:.3g}"))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        return ["  " + "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-                for row in rows]  # fmt: skip
+        lines = []
+        for name, *numbers in rows:
+            cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
+            lines.append("  ".join(["", name.ljust(widths[0]), *cells]))
+        return lines
 
     def _price(self) -> list[str]:
         cost, full = self.stats.cost, self.stats.full_cost
