@@ -133,21 +133,20 @@ def _shared_steps(block: PlanBlock, remembers: bool, known: dict[bytes, _SharedS
         if key not in known:
             if len(known) == _MOST_KNOWN:
                 known.clear()
-            known[key] = _shared_step(*(column[row] for column in columns), remembers)
+            known[key] = _shared_step(block, row, remembers)
         steps.append(known[key])
     return steps
 
 
-def _shared_step(
-    evaluates: np.ndarray, fires: np.ndarray, coefficients: np.ndarray, weights: np.ndarray, remembers: bool
-) -> _SharedStep:
+def _shared_step(block: PlanBlock, row: int, remembers: bool) -> _SharedStep:
+    coefficients, weights = block.coefficients[row], block.weights[row]
     needs = tuple(np.flatnonzero(coefficients).tolist())
     return _SharedStep(
-        evaluates=tuple(np.flatnonzero(evaluates).tolist()),
+        evaluates=tuple(np.flatnonzero(block.evaluates[row]).tolist()),
         needs=needs,
         coefficients=tuple((k, float(coefficients[k])) for k in needs),
         memories=tuple((k, float(1.0 - w)) for k, w in enumerate(weights) if w != 1.0) if remembers else (),
-        fired=frozenset(np.flatnonzero(fires).tolist()),
+        fired=frozenset(np.flatnonzero(block.fires[row]).tolist()),
         remembers=remembers,
     )
 

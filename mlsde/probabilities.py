@@ -33,7 +33,7 @@ class Probabilities(Protocol):
         ...
 
 
-ProbabilityRule = Probabilities | Callable[[float] | Sequence[float]]
+ProbabilityRule = Probabilities | Callable[[float], Sequence[float]]
 
 
 @dataclass(frozen=True)
