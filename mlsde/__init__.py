@@ -15,6 +15,7 @@ from mlsde.plan import Multilevel, Plan
 from mlsde.probabilities import Constant, Optimal, PowerLaw
 from mlsde.sde import SDE
 from mlsde.solution import NonFiniteError, Solution, Stats
+from mlsde.variances import LevelVariances, level_variances
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "BrownianPath",
     "Constant",
     "DriftHierarchy",
+    "LevelVariances",
     "LinearPart",
     "Multilevel",
     "NoiseSampler",
@@ -33,5 +35,6 @@ __all__ = [
     "Solution",
     "Stats",
     "from_numpy",
+    "level_variances",
     "solve",
 ]

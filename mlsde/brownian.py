@@ -40,6 +40,9 @@ class NoiseSampler:
 
     noise_sampler: Callable[[float, float], Tensor]
 
+    def __post_init__(self) -> None:
+        checks.callable_as("noise_sampler", "noise_sampler(t, t_next)", self.noise_sampler)
+
     def __call__(self, ta: float, tb: float, /) -> Tensor:
         """Return the increment over ``[ta, tb]``."""
         return math.sqrt(abs(tb - ta)) * self.noise_sampler(ta, tb)
@@ -74,8 +77,8 @@ class BrownianPath:
         seed: one integer for the batch, or one per sample, so that a batch can be split.
         grids: numbers of equal cells, each a multiple of the one before, through which the tree is refined before it
             is halved on and on. Equal steps cost one normal each when their number is among these, or such a number
-            times a power of two that is not beyond the next; others cost several. The path depends on this argument.
-            Choose ``grids=(1,)`` for powers of two.
+            times a power of two that divides the next (any power after the last); others cost up to 25. The path
+            depends on this argument. Choose ``grids=(1,)`` for powers of two.
 
     Times are resolved to about 4e-10 of the interval (equal times to the nearest such leaf); memory grows with the
     logarithm of that number and not with the number of queries.
@@ -86,6 +89,8 @@ class BrownianPath:
         >>> bool(torch.allclose(whole, parts, atol=1e-6))
         True
     """
+
+    levy_area_approximation = "none"  # torchsde asks for it; with it a path serves there too
 
     def __init__(
         self,
@@ -99,10 +104,14 @@ class BrownianPath:
         seed: int | Sequence[int] = 0,
         grids: Sequence[int] = (1000, 10_000),
     ) -> None:
-        ends = checks.time_span((t0, t1))
+        ends = checks.finite_number("t0", t0), checks.finite_number("t1", t1)
+        if ends[0] == ends[1]:
+            raise ValueError(f"t0 and t1 must be two different times, got {t0} and {t1}.")
         self.t0, self.t1 = min(ends), max(ends)
         self.shape, self.dtype, self.device = _layout(shape, like, dtype, device)
         self.seed = checks.seed_or_seeds(seed, self.shape[0])
+        if not isinstance(grids, Sequence):
+            raise TypeError(f"grids must be a sequence of numbers of cells, got {grids!r}.")
         self.grids = tuple(grids)
         radices = _radices(self.grids)
         self._units = [math.prod(radices[s + 1 :]) for s in range(len(radices))]
@@ -181,6 +190,7 @@ class BrownianPath:
         number = point - point // self._radices[stage] - 1
         chunk, row = divmod(number, self._rows.rows_per_chunk)
         if self._chunks.get(stage, (-1, ()))[0] != chunk:
+            self._chunks.pop(stage, None)  # freed first, so that the new chunk can take its memory
             self._chunks[stage] = chunk, self._rows.chunk(self._first_chunk[stage] + chunk).unbind(0)
         return self._chunks[stage][1][row]
 
@@ -215,10 +225,14 @@ def _layout(
     if like is None and shape is None:
         raise ValueError("a Brownian path needs shape=(samples, ...) or like=<a tensor of that shape>.")
     if like is not None:
+        if not isinstance(like, Tensor):
+            raise TypeError(f"like must be a torch.Tensor, got {like!r} of type {type(like).__name__}.")
         shape = tuple(like.shape) if shape is None else shape
         dtype = dtype or like.dtype
         device = device or like.device
-    size = tuple(checks.positive_integer("shape", n) for n in shape or ())
+    if not isinstance(shape, Sequence):
+        raise TypeError(f"shape must be a sequence of sizes (samples, ...), got {shape!r}.")
+    size = tuple(checks.positive_integer("shape", n) for n in shape)
     if not size:
         raise ValueError("shape needs at least one dimension: dimension 0 is the samples.")
     dtype = torch.float32 if dtype in checks.HALF_PRECISIONS else dtype or torch.get_default_dtype()
@@ -254,13 +268,14 @@ class IndependentIncrements:
         """Increment over step ``n``, shape ``shape``; the same whenever it is asked for."""
         chunk, row = divmod(n, self._rows.rows_per_chunk)
         if chunk != self._chunk:
+            self._increments = ()  # freed first, so that the new chunk can take its memory
             self._chunk, self._increments = chunk, self._scaled(chunk)
         return self._increments[row]
 
     def _scaled(self, chunk: int) -> tuple[Tensor, ...]:
-        normals = self._rows.chunk(chunk)
         if self._root is not None:
-            return normals.mul_(self._root).unbind(0)
+            return self._rows.chunk(chunk, self._root).unbind(0)
+        normals = self._rows.chunk(chunk)
         size = self._rows.rows_per_chunk
         roots = self._roots[chunk * size : (chunk + 1) * size]
         scale = torch.as_tensor(roots, dtype=normals.dtype, device=normals.device)
@@ -271,18 +286,18 @@ class PathIncrements:
     """Increments of a path or of any ``bm(ta, tb)`` on one grid; the first is checked, and every shape."""
 
     def __init__(self, brownian: Brownian, times: np.ndarray, shape: tuple[int, ...], like: Tensor) -> None:
-        self._brownian, self._times, self._shape, self._like = brownian, times.tolist(), shape, like
+        self._brownian, self._times, self._shape, self._like = brownian, times, shape, like
         theirs = getattr(brownian, "shape", None)
         if theirs is not None and tuple(theirs) != shape:
             raise ValueError(f"brownian has shape {tuple(theirs)}, but this equation needs noise of shape {shape}.")
         t0, t1 = getattr(brownian, "t0", None), getattr(brownian, "t1", None)
-        lo, hi = min(self._times[0], self._times[-1]), max(self._times[0], self._times[-1])
+        lo, hi = sorted((float(times[0]), float(times[-1])))
         if t0 is not None and t1 is not None and not (float(t0) <= lo and hi <= float(t1)):
             raise ValueError(f"brownian covers [{float(t0)}, {float(t1)}], but the solve needs [{lo}, {hi}].")
 
     def increment(self, n: int) -> Tensor:
         """Increment over step ``n``; ``TypeError`` or ``ValueError`` if its kind is not the equation's."""
-        increment = self._brownian(self._times[n], self._times[n + 1])
+        increment = self._brownian(float(self._times[n]), float(self._times[n + 1]))
         if not isinstance(increment, Tensor):
             raise TypeError(f"brownian must return a torch.Tensor, got {type(increment).__name__}.")
         if tuple(increment.shape) != self._shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ FLOATING = (torch.float32, torch.float64, *HALF_PRECISIONS)
 
 def one_of(name: str, value: object, valid: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``valid``; raise ``ValueError`` with the list otherwise."""
-    if value not in valid:
+    if not isinstance(value, str) or value not in valid:
         raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, valid))}.")
-    return str(value)
+    return value
 
 
 def positive_integer(name: str, value: object) -> int:
@@ -30,38 +30,61 @@ def positive_integer(name: str, value: object) -> int:
     return int(value)
 
 
-def finite_number(name: str, value: Any) -> float:
-    """Return ``value`` as a finite float."""
+def number(name: str, value: Any) -> float:
+    """Return ``value`` as a float, which may be infinite or NaN."""
     try:
-        number = float(value)
+        if isinstance(value, (str, bytes, bool)):
+            raise TypeError("not a number, though float() would take it")
+        return float(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {number}.")
-    return number
+    except OverflowError:
+        return math.inf
+
+
+def finite_number(name: str, value: Any) -> float:
+    """Return ``value`` as a finite float."""
+    finite = number(name, value)
+    if not math.isfinite(finite):
+        raise ValueError(f"{name} must be finite, got {finite}.")
+    return finite
 
 
 def positive_number(name: str, value: Any) -> float:
     """Return ``value`` as a finite float above zero."""
-    number = finite_number(name, value)
-    if number <= 0:
-        raise ValueError(f"{name} must be above zero, got {number}.")
-    return number
+    positive = finite_number(name, value)
+    if positive <= 0:
+        raise ValueError(f"{name} must be above zero, got {positive}.")
+    return positive
+
+
+def non_negative_number(name: str, value: Any) -> float:
+    """Return ``value`` as a finite float of at least zero."""
+    finite = finite_number(name, value)
+    if finite < 0:
+        raise ValueError(f"{name} must not be negative, got {finite}.")
+    return finite
+
+
+def one_seed(seed: object) -> int:
+    """Return ``seed`` as an int that is not negative."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed must be an integer, got {seed!r} of type {type(seed).__name__}.")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}.")
+    return int(seed)
 
 
 def seed_or_seeds(seed: object, batch: int) -> int | tuple[int, ...]:
     """Return one seed for the whole batch, or a tuple with one seed for each of its ``batch`` samples."""
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}.")
-        return int(seed)
-    if isinstance(seed, (np.ndarray, Tensor)):
-        seed = seed.tolist()
-    if not isinstance(seed, Iterable) or isinstance(seed, (str, bytes)):
-        raise TypeError(f"seed must be an integer or a sequence of integers, got {seed!r}.")
-    seeds = tuple(seed)
+    seeds = seed.tolist() if isinstance(seed, (np.ndarray, Tensor)) else seed
+    if isinstance(seeds, (int, np.integer)):
+        return one_seed(seeds)
+    if not isinstance(seeds, (Sequence, Iterator)) or isinstance(seeds, (str, bytes)):
+        raise TypeError(f"seed must be an integer or a sequence of integers, got {seed!r} of {type(seed).__name__}.")
+    seeds = tuple(seeds)
     if len(seeds) != batch:
-        raise ValueError(f"seed holds {len(seeds)} seeds, but y0 has {batch} samples; give one seed for each.")
+        raise ValueError(f"seed holds {len(seeds)} seeds, but there are {batch} samples; give one seed for each.")
     if any(isinstance(s, bool) or not isinstance(s, (int, np.integer)) or s < 0 for s in seeds):
         raise ValueError(f"seed must hold non-negative integers, got {seeds!r}.")
     return tuple(int(s) for s in seeds)
@@ -73,8 +96,10 @@ def state(name: str, y: object) -> Tensor:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(...).")
     if y.dtype not in FLOATING:
         raise TypeError(f"{name} must be of a floating dtype, got {y.dtype}; use {name}.float() or {name}.double().")
-    if y.ndim == 0 or y.shape[0] == 0:
-        raise ValueError(f"{name} needs at least one sample in dimension 0, got shape {tuple(y.shape)}.")
+    if y.layout != torch.strided or y.device.type == "meta":
+        raise TypeError(f"{name} must be a dense tensor that holds values, got {y.layout} on {y.device}.")
+    if y.ndim == 0 or y.numel() == 0:
+        raise ValueError(f"{name} needs at least one sample in dimension 0, and no empty one, got {tuple(y.shape)}.")
     if not bool(torch.isfinite(y).all()):
         raise ValueError(f"{name} must be finite, but it holds NaN or infinity.")
     return y
@@ -82,21 +107,40 @@ def state(name: str, y: object) -> Tensor:
 
 def as_float64(name: str, values: Any) -> np.ndarray:
     """Return ``values`` (sequence, array or tensor) as a one-dimensional finite float64 array."""
+    array = numbers(name, values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be a one-dimensional sequence of numbers, got {values!r}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)][0]} among its {len(array)} values.")
+    return array
+
+
+def numbers(name: str, values: Any) -> np.ndarray:
+    """Return ``values`` (a number, sequence, array or tensor) as a float64 array of any shape."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu().double().numpy()
+        values = values.detach().cpu()
+        values = values.numpy() if values.dtype not in HALF_PRECISIONS else values.float().numpy()
+    elif isinstance(values, Sequence) and any(isinstance(value, Tensor) for value in values):
+        values = [value.detach().cpu().tolist() if isinstance(value, Tensor) else value for value in values]
     try:
-        array = np.asarray(values, dtype=np.float64)
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf":
+            raise TypeError("not numbers, though numpy would make some of them")
+        return array.astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must hold numbers, got {values!r}.") from None
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}.")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, but it holds NaN or infinity.")
-    return array
+
+
+def callable_as(name: str, call: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` can be called, which is done as ``call``."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable as {call}, got {value!r} of type {type(value).__name__}.")
 
 
 def time_span(t_span: Any) -> tuple[float, float]:
     """Return ``(t0, t1)`` as two different finite floats; ``t1 < t0`` runs backwards."""
+    if isinstance(t_span, str) or not isinstance(t_span, (Sequence, np.ndarray, Tensor)):
+        raise TypeError(f"t_span must be two different times (t0, t1), got {t_span!r}.")
     span = as_float64("t_span", t_span)
     if len(span) != 2 or span[0] == span[1]:
         raise ValueError(f"t_span must be two different times (t0, t1), got {tuple(span.tolist())}.")
@@ -106,7 +150,8 @@ def time_span(t_span: Any) -> tuple[float, float]:
 def time_grid(t_span: Any, steps: Any, times: Any) -> np.ndarray:
     """Return the grid ``t_0 … t_N`` in float64, from ``steps`` equal steps or from explicit ``times``."""
     if (steps is None) == (times is None):
-        raise ValueError("give exactly one of steps= (a number of equal steps) and times= (an explicit grid).")
+        came = "neither" if steps is None else "both"
+        raise ValueError(f"give one of steps= (a number of equal steps) and times= (an explicit grid), got {came}.")
     if times is None:
         t0, t1 = time_span(t_span)
         return _strictly_monotone("steps", np.linspace(t0, t1, positive_integer("steps", steps) + 1))

@@ -51,8 +51,8 @@ def fires(
             uniforms = uniforms[:, :1]
         fired = uniforms < probabilities[start:stop, :, None]
     else:
-        # Sums such as ten times 0.1 fall an ulp short of the integer they mean.
-        sums = running[start : stop + 1, :, None] + _offsets(coins, keys, probabilities.shape[1], offset) + 1e-12
+        # Sums such as ten times 0.1 fall a little short of the integer they mean.
+        sums = running[start : stop + 1, :, None] + _offsets(coins, keys, probabilities.shape[1], offset) + 1e-9
         fired = (probabilities[start:stop, :, None] >= 1) | (np.diff(np.floor(sums), axis=0) > 0)
     return fired if per_sample else fired[..., 0]
 
@@ -75,5 +75,7 @@ def _offsets(coins: str, keys: tuple[tuple[int, ...], ...], levels: int, offset:
 
 def running_sums(probabilities: np.ndarray) -> np.ndarray:
     """Sums ``P_n`` before each step, shape ``(N + 1, K)``; sure steps, which fire anyway, are left out of them."""
-    running = np.cumsum(np.where(probabilities >= 1, 0.0, probabilities), axis=0)
+    unsure = np.where(probabilities >= 1, 0.0, probabilities)
+    # in long doubles: a million roundings of a plain sum would move firings
+    running = np.cumsum(unsure, axis=0, dtype=np.longdouble).astype(np.float64)
     return np.concatenate([np.zeros((1, probabilities.shape[1])), running])

@@ -25,6 +25,9 @@ Factor = float | Tensor
 
 _MOST_KNOWN = 4096
 
+_STEPS_AT_ONCE = 16 * BLOCK
+"""Steps read from a plan with coins for the batch at once: enough to hide the price of asking."""
+
 
 class Estimator(Protocol):
     """A drift value for each step: what a stepper calls."""
@@ -39,19 +42,21 @@ class _Memory:
     """What a level remembers of its difference: its last value, when that was, and the slope through the last two."""
 
     value: Tensor
-    time: Factor
+    time: float | np.ndarray
     slope: Tensor | None = None
 
     def at(self, t: float) -> Tensor:
         """``m_k`` at time ``t``."""
-        if self.slope is None:
-            return self.value
-        gap = t - self.time
-        return self.value + gap * self.slope
+        return self.value if self.slope is None else self.value + self._gap(t) * self.slope
 
     def after(self, difference: Tensor, t: float, extrapolate: bool) -> _Memory:
         """Memory once ``difference`` was seen at time ``t``."""
-        return _Memory(difference, t, (difference - self.value) / (t - self.time) if extrapolate else None)
+        return _Memory(difference, t, (difference - self.value) / self._gap(t) if extrapolate else None)
+
+    def _gap(self, t: float) -> Factor:
+        """Time since then; from the host's times, because float32 may not tell two steps apart."""
+        gap = t - self.time
+        return _column(gap, self.value) if isinstance(gap, np.ndarray) else gap
 
 
 class SharedEstimator:
@@ -63,7 +68,7 @@ class SharedEstimator:
     """
 
     def __init__(self, levels: CountedLevels, plan: Plan) -> None:
-        self._levels, self._plan, self._times = levels, plan, plan.times.tolist()
+        self._levels, self._plan = levels, plan
         self._extrapolates = plan.correction == "extrapolate"
         self.memory: tuple[_Memory | None, ...] = (None,) * plan.probabilities.shape[1]
         self._steps: list[_SharedStep] = []
@@ -74,7 +79,7 @@ class SharedEstimator:
         """Estimate the drift at ``(t, y)``, stage ``stage`` of step ``n``."""
         step = self._step(n)
         f = {k: self._levels(k, t, y) for k in (step.evaluates if stage == 0 else step.needs)}
-        now = self._times[n + stage]
+        now = float(self._plan.times[n + stage])
         estimate = None
         for k, coefficient in step.coefficients:
             estimate = _plus(estimate, coefficient, f[k])  # sum_k (w_k - w_{k+1}) f^k
@@ -99,16 +104,17 @@ class SharedEstimator:
         self.memory = tuple(memory)
 
     def _difference(self, k: int, f: dict[int, Tensor], below: Tensor | None) -> Tensor:
-        """``D_k``; zero where ``f^k`` was not needed, its share then being remembered with level ``k + 1``."""
-        if self._plan.differences:
-            return f[k]
+        """``D_k``; zero where ``f^k`` was not needed, its share then being remembered with level ``k + 1``.
+
+        Never the level's own tensor, which a level with a buffer overwrites at its next evaluation.
+        """
         if k not in f:
             return torch.zeros_like(next(iter(f.values())))
-        return f[k] if below is None else f[k] - below
+        return f[k].clone() if below is None or self._plan.differences else f[k] - below
 
     def _step(self, n: int) -> _SharedStep:
         if not self._start <= n < self._stop:
-            self._start, self._stop = n, min(n + BLOCK, self._plan.steps)
+            self._start, self._stop = n, min(n + _STEPS_AT_ONCE, self._plan.steps)
             self._steps = _shared_steps(self._plan.block(self._start, self._stop), self._plan.remembers, self._known)
         return self._steps[n - self._start]
 
@@ -167,7 +173,7 @@ class PerSampleEstimator:
     """
 
     def __init__(self, levels: CountedLevels, plan: Plan) -> None:
-        self._levels, self._plan, self._times = levels, plan, plan.times.tolist()
+        self._levels, self._plan = levels, plan
         self._extrapolates = plan.correction == "extrapolate"
         self.memory: tuple[_Memory | None, ...] = (None,) * plan.probabilities.shape[1]
         self._block: PlanBlock | None = None
@@ -177,7 +183,7 @@ class PerSampleEstimator:
         block, row = self._row(n)
         evaluates = block.evaluates[row] if stage == 0 else block.coefficients[row] != 0
         f = {k: self._scattered(k, evaluates[k], t, y) for k in np.flatnonzero(evaluates.any(axis=1)).tolist()}
-        now = self._times[n + stage]
+        now = float(self._plan.times[n + stage])
         estimate = torch.zeros_like(y)
         for k, value in f.items():
             estimate = estimate + _column(block.coefficients[row, k], y) * value  # sum_k (w_k - w_{k+1}) f^k
@@ -201,30 +207,27 @@ class PerSampleEstimator:
     def _remember(self, fires: np.ndarray, evaluates: np.ndarray, f: dict[int, Tensor], now: float, y: Tensor) -> None:
         memory, below = list(self.memory), torch.zeros_like(y)
         for k in range(len(memory)):
-            value = f.get(k)
-            if value is not None and fires[k].any():
-                fired = _column(fires[k], y) != 0
-                known = _column(evaluates[k], y) != 0
-                difference = value if self._plan.differences else torch.where(known, value - below, torch.zeros_like(y))
-                memory[k] = self._updated(memory[k], fired, difference, now)
-            elif fires[k].any():
-                memory[k] = self._updated(memory[k], _column(fires[k], y) != 0, torch.zeros_like(y), now)
+            value, known = f.get(k), _column(evaluates[k], y) != 0
+            if fires[k].any():
+                difference = torch.zeros_like(y)
+                if value is not None:
+                    difference = value if self._plan.differences else torch.where(known, value - below, difference)
+                memory[k] = self._updated(memory[k], fires[k], difference, now)
             if value is not None:
-                below = torch.where(_column(evaluates[k], y) != 0, value, below)
+                below = torch.where(known, value, below)
         self.memory = tuple(memory)
 
-    def _updated(self, before: _Memory | None, fired: Tensor, difference: Tensor, now: float) -> _Memory:
+    def _updated(self, before: _Memory | None, fires: np.ndarray, difference: Tensor, now: float) -> _Memory:
         """Memory of one level in which only the samples that fired are renewed."""
         if before is None:
-            return _Memory(difference, torch.full_like(fired, now, dtype=difference.dtype))
+            return _Memory(difference.clone(), np.full(len(fires), now))  # it may be a buffer of the level's
+        fired = _column(fires, difference) != 0
         after = before.after(difference, now, self._extrapolates)
-        when = torch.where(fired, torch.full_like(before.time, now), before.time)  # type: ignore[arg-type]
         slope = after.slope
-        if slope is not None and before.slope is not None:
-            slope = torch.where(fired, slope, before.slope)
-        elif slope is not None:
-            slope = torch.where(fired, slope, torch.zeros_like(slope))
-        return replace(after, value=torch.where(fired, difference, before.value), time=when, slope=slope)
+        if slope is not None:
+            slope = torch.where(fired, slope, torch.zeros_like(slope) if before.slope is None else before.slope)
+        value = torch.where(fired, difference, before.value)
+        return replace(after, value=value, time=np.where(fires, now, before.time), slope=slope)
 
     def _row(self, n: int) -> tuple[PlanBlock, int]:
         block = self._block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ class DriftHierarchy:
 
     Args:
         levels: callables ``f(t, y) -> like y``: functions, ``nn.Module``s, numpy functions through
-            :func:`from_numpy`. ``y`` has the samples in dimension 0, which a level may see fewer of at a time;
-            ``t`` is a 0-d tensor.
+            :func:`from_numpy`. ``y`` has the samples in dimension 0, which a level may see fewer of at a time, and
+            must not be written into; ``t`` is a 0-d tensor.
         costs: price of one evaluation of each level for one sample, in any unit. May be left out; whatever needs
             prices then says so, and :meth:`measured` finds them.
         names: what to call the levels in tables; ``level 1 …`` by default.
@@ -67,8 +67,8 @@ class DriftHierarchy:
         names: Sequence[str] | None,
         differences: bool,
     ) -> None:
-        if names is not None and len(names) != len(levels):
-            raise ValueError(f"names holds {len(names)} names, but there are {len(levels)} levels.")
+        if names is not None:
+            _one_each("names", "names", names, len(levels))
         labels = tuple(f"level {k + 1}" for k in range(len(levels))) if names is None else tuple(map(str, names))
         for field, value in (("levels", levels), ("costs", costs), ("names", labels), ("differences", differences)):
             object.__setattr__(self, field, value)
@@ -83,6 +83,8 @@ class DriftHierarchy:
 
     def select(self, levels: Sequence[int]) -> DriftHierarchy:
         """Ladder of some of the levels, numbered from 1 and increasing: skipping a level is often better."""
+        if not isinstance(levels, Iterable):
+            raise TypeError(f"levels must be a sequence of level numbers, got {levels!r}.")
         chosen = [checks.positive_integer("levels", k) for k in levels]
         if not chosen or chosen != sorted(set(chosen)) or chosen[-1] > len(self):
             raise ValueError(f"levels must increase within 1 … {len(self)}, got {list(levels)}.")
@@ -97,7 +99,8 @@ class DriftHierarchy:
     def measured(self, t: float | Tensor, y: Tensor, *, repeats: int = 5) -> DriftHierarchy:
         """The same ladder with its costs measured: the median over ``repeats`` of seconds per sample at ``(t, y)``."""
         checks.positive_integer("repeats", repeats)
-        when = torch.as_tensor(t, dtype=y.dtype, device=y.device)
+        checks.state("y", y)
+        when = torch.as_tensor(checks.finite_number("t", t), dtype=y.dtype, device=y.device)
         with torch.no_grad():
             costs = [_median_seconds(level, when, y, repeats) / y.shape[0] for level in self.levels]
         new = object.__new__(type(self))
@@ -115,11 +118,24 @@ class DriftHierarchy:
 
 
 def from_numpy(function: Callable[[float, np.ndarray], np.ndarray]) -> Level:
-    """Make a level of a numpy function ``f(t, y)``: it gets a float and an array and returns an array like ``y``."""
+    """Make a level of a numpy function.
+
+    Args:
+        function: ``f(t, y)`` of a float and an array, which returns an array like ``y``. As numpy has no bfloat16,
+            it sees float32 there, and its result is rounded.
+
+    Raises:
+        TypeError: if ``function`` is not callable.
+    """
+    checks.callable_as("function", "function(t, y)", function)
 
     def level(t: Tensor, y: Tensor) -> Tensor:
-        out = np.asarray(function(float(t), y.detach().cpu().numpy()))
-        return torch.as_tensor(out).to(y.device)
+        seen = y.detach().cpu()
+        seen = seen.float() if seen.dtype == torch.bfloat16 else seen
+        out = np.array(function(float(t), seen.numpy()), order="C")
+        if out.dtype != seen.numpy().dtype:
+            raise TypeError(f"function must return an array of {seen.numpy().dtype}, like y, got {out.dtype}.")
+        return torch.from_numpy(out).to(y)
 
     return level
 
@@ -141,6 +157,8 @@ def _median_seconds(level: Level, t: Tensor, y: Tensor, repeats: int) -> float:
 
 
 def _callables(levels: Sequence[Level]) -> tuple[Level, ...]:
+    if isinstance(levels, torch.nn.ModuleList):
+        levels = list(levels)
     if callable(levels) or not isinstance(levels, Sequence):
         raise TypeError(f"levels must be a sequence of callables f(t, y), got {type(levels).__name__}.")
     if not levels:
@@ -154,11 +172,17 @@ def _callables(levels: Sequence[Level]) -> tuple[Level, ...]:
 def _costs(costs: Sequence[float] | None, count: int) -> tuple[float, ...] | None:
     if costs is None:
         return None
-    if isinstance(costs, (str, bytes)) or not hasattr(costs, "__len__"):
-        raise TypeError(f"costs must be a sequence of {count} numbers, got {costs!r}.")
-    if len(costs) != count:
-        raise ValueError(f"costs holds {len(costs)} prices, but there are {count} levels; give one for each.")
+    _one_each("costs", "prices", costs, count)
     return tuple(checks.positive_number(f"costs[{k}]", cost) for k, cost in enumerate(costs))
+
+
+def _one_each(name: str, what: str, values: object, count: int) -> None:
+    """Raise unless ``values`` is a sequence (or one-dimensional array) with one entry for each level."""
+    shape = getattr(values, "shape", None)
+    if not isinstance(values, (list, tuple)) and (shape is None or len(shape) != 1):
+        raise TypeError(f"{name} must be a sequence of {count} {what}, one for each level, got {values!r}.")
+    if len(values) != count:  # type: ignore[arg-type]
+        raise ValueError(f"{name} holds {len(values)} {what}, but there are {count} levels; give one for each.")  # type: ignore[arg-type]
 
 
 class CountedLevels:
@@ -177,6 +201,7 @@ class CountedLevels:
     def __call__(self, k: int, t: Tensor, y: Tensor) -> Tensor:
         """Evaluate level ``k`` (from 0) at ``y``, handed over and checked in the user's dtype, returned in ``y``'s."""
         seen = y if y.dtype == self._dtype else y.to(self._dtype)
+        version = None if self.calls[k] else _version(seen)
         start = time.perf_counter()
         try:
             out = self._levels[k](t, seen)
@@ -188,6 +213,8 @@ class CountedLevels:
         self.samples[k] += y.shape[0]
         if not isinstance(out, Tensor):
             raise TypeError(f"drift level {k + 1} must return a torch.Tensor, got {type(out).__name__}.")
+        if version is not None and _version(seen) != version:
+            raise ValueError(f"drift level {k + 1} wrote into its argument y, expected it to return a new tensor.")
         if out.shape != seen.shape:
             raise ValueError(
                 f"drift level {k + 1} returned shape {tuple(out.shape)}, expected that of y, {tuple(seen.shape)}."
@@ -197,3 +224,8 @@ class CountedLevels:
                 f"drift level {k + 1} returned {out.dtype} on {out.device}, expected {seen.dtype} on {seen.device}."
             )
         return out if out.dtype == y.dtype else out.to(y.dtype)
+
+
+def _version(y: Tensor) -> int | None:
+    """How often ``y`` was written into; torch does not count it for inference tensors."""
+    return None if y.is_inference() else y._version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -60,7 +61,7 @@ def solve(
         save_at: times to save, interpolated linearly between steps; ``"steps"`` for all of the grid; by default the
             last time alone.
         callback: called as ``callback(n, t, y)`` after each step with the number of steps done, the time and the
-            state; if it returns ``True`` the run ends there.
+            state (not to be written into); if it returns ``True`` the run ends there.
         progress: show a bar in units of cost.
         gradients: keep the graph, to differentiate through the solve.
 
@@ -73,6 +74,7 @@ def solve(
             is in its ``solution``.
 
     Example:
+        >>> from mlsde import DriftHierarchy, PowerLaw
         >>> drift = DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
         >>> multilevel = Multilevel(PowerLaw(gamma=2.5))
         >>> solve(SDE(drift, diffusion=0.5), torch.zeros(8, 1), (0, 1), steps=100, multilevel=multilevel).success
@@ -80,10 +82,10 @@ def solve(
     """
     run = _Run(sde, y0, checks.time_grid(t_span, steps, times), method, multilevel, level, seed, brownian)
     saver = Saver(save_at, run.times, y0)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable as callback(n, t, y), got {type(callback).__name__}.")
-    with nullcontext() if gradients else torch.no_grad():
-        return run.to_end(saver, callback, progress)
+    if callback is not None:
+        checks.callable_as("callback", "callback(n, t, y)", callback)
+    with nullcontext() if gradients else torch.no_grad(), run.bar() if progress else nullcontext() as bar:
+        return run.to_end(saver, callback, bar)
 
 
 class _Run:
@@ -101,13 +103,13 @@ class _Run:
         brownian: Brownian | None,
     ) -> None:
         if not isinstance(sde, SDE):
-            raise TypeError(
-                f"sde must be an mlsde.SDE, got {type(sde).__name__}; mlsde.SDE(drift, diffusion=...) makes one."
-            )
+            raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
         if multilevel is not None and not isinstance(multilevel, Multilevel):
             raise TypeError(f"multilevel must be an mlsde.Multilevel or None, got {type(multilevel).__name__}.")
         if multilevel is not None and level is not None:
-            raise ValueError("give multilevel= or level=, not both.")
+            raise ValueError(f"level={level!r} was given with multilevel=; give one of the two.")
+        if brownian is not None:
+            checks.callable_as("brownian", "brownian(ta, tb)", brownian)
         self.sde, self.method, self.times = sde, method, times
         self.y0 = checks.state("y0", y0)
         self.seed = checks.seed_or_seeds(seed, y0.shape[0])
@@ -120,10 +122,10 @@ class _Run:
             )
         self.levels = CountedLevels(sde.drift.levels, y0.dtype)
         self.dtype = torch.float32 if y0.dtype in checks.HALF_PRECISIONS else y0.dtype
-        self._lengths = np.diff(times).tolist()
-        with torch.no_grad():
-            t0 = torch.tensor(times[0], dtype=self.dtype, device=y0.device)
-            self.noise = None if sde.is_ode else NoiseTerm(sde, t0, y0, self.dtype)
+        t0 = torch.tensor(times[0], dtype=self.dtype, device=y0.device)
+        self.noise = None if sde.is_ode else NoiseTerm(sde, t0, y0, self.dtype)
+        if sde.linear is not None:
+            sde.linear.check(float(times[0]), float(times[1]), y0.to(self.dtype))
         self._increments = self._noise_source(brownian)
         self._estimator, self._stepper = self._machinery(self.levels)
 
@@ -132,8 +134,6 @@ class _Run:
             return None
         if brownian is None:
             return IndependentIncrements(self.times, self.noise.shape, self.dtype, self.y0.device, self.seed)
-        if not callable(brownian):
-            raise TypeError(f"brownian must be callable as brownian(ta, tb), got {type(brownian).__name__}.")
         like = torch.empty(0, dtype=self.dtype, device=self.y0.device)
         return PathIncrements(brownian, self.times, self.noise.shape, like)
 
@@ -145,16 +145,14 @@ class _Run:
     def _steps(self, start: int, stop: int) -> list[Step]:
         grid = self.times[start : stop + 1]
         ts = torch.as_tensor(grid, dtype=self.dtype, device=self.y0.device).unbind(0)
-        floats = grid.tolist()
-        lengths = self._lengths[start:stop]
+        floats, lengths = grid.tolist(), np.diff(grid).tolist()
         return [Step(*row) for row in zip(ts[:-1], ts[1:], floats[:-1], floats[1:], lengths, strict=True)]
 
-    def to_end(self, saver: Saver, callback: Callback | None, progress: bool) -> Solution:
+    def to_end(self, saver: Saver, callback: Callback | None, bar: tqdm[Any] | None) -> Solution:
         """Step through the grid in blocks, looking at the end of each whether the state is still finite."""
         begin = time.perf_counter()
         y = self.y0 if self.y0.dtype == self.dtype else self.y0.to(self.dtype)
         saver.start(y)
-        bar = self._bar(progress)
         n, stopped = 0, False
         while n < self.plan.steps and not stopped:
             before, y_before, memory_before = n, y, self._estimator.memory
@@ -164,15 +162,14 @@ class _Run:
                 y, n = y_next, n + 1
                 if bar is not None:
                     bar.update(self._share_of_bar())
-                if callback is not None and callback(n, step.stop, self._shown(y)) is True:
+                if callback is not None and _says_stop(callback(n, step.stop, self._shown(y))):
                     stopped = True
                     break
             if not self._finite(y):
                 self._stop_at_fault(before, n, y_before, memory_before, saver, begin)
-        if bar is not None:
-            bar.close()
         message = f"reached t={self.times[-1]:g} in {n} steps."
         if stopped and n < self.plan.steps:
+            saver.stopped(float(self.times[n]), y)
             message = f"stopped by the callback after {n} of {self.plan.steps} steps, at t={self.times[n]:g}."
         return self._solution(saver, begin, n == self.plan.steps, message)
 
@@ -183,12 +180,11 @@ class _Run:
         return y if y.dtype == self.y0.dtype else y.to(self.y0.dtype)
 
     def _finite(self, y: Tensor) -> bool:
-        values = [y, *(value for _, value in remembered(self._estimator.memory))]
-        return all(bool(torch.isfinite(value).all()) for value in values)
+        memory = (value for _, value in remembered(self._estimator.memory))
+        return all(_finite(value) for value in (self._shown(y), *memory))
 
-    def _bar(self, progress: bool) -> tqdm[Any] | None:
-        if not progress:
-            return None
+    def bar(self) -> tqdm[Any]:
+        """A progress bar in units of cost, or of steps where there are no costs."""
         total = self.plan.steps if self.plan.cost is None else self.plan.cost
         self._shown_cost = 0.0
         return tqdm(total=total, unit="steps" if self.plan.cost is None else "cost", unit_scale=True)
@@ -227,15 +223,15 @@ class _Run:
             y_next = stepper(n, step, y, dw)
             if watched.fault is not None:
                 return n, f"drift level {watched.fault + 1}"
-            if not bool(torch.isfinite(y_next).all()):
+            if not bool(torch.isfinite(self._shown(y_next)).all()):
                 return n, self._whose_fault(step, y)
             y = y_next
         return None, "state"
 
     def _whose_fault(self, step: Step, y: Tensor) -> str:
         if self.noise is not None:
-            g = self.noise.value(step.t, y)
-            if isinstance(g, Tensor) and not bool(torch.isfinite(g).all()):
+            g = torch.as_tensor(self.noise.value(step.t, y))
+            if not bool(torch.isfinite(g).all()):
                 return "diffusion"
         return "state"
 
@@ -256,6 +252,19 @@ class _Run:
         return Solution(ts, ys, stats, self.seed, self.plan, self.method, success, message)
 
 
+def _finite(value: Tensor) -> bool:
+    """Whether every element is finite. A finite sum is quick to find and proves it; a sum can also overflow."""
+    value = value.detach()
+    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+
+
+def _says_stop(answer: object) -> bool:
+    """Whether a callback asked to stop, with a true boolean; what else counts as true is no answer."""
+    if isinstance(answer, (np.bool_, np.ndarray, Tensor)) and answer.dtype in (np.bool_, torch.bool):
+        return math.prod(answer.shape) == 1 and bool(answer)
+    return answer is True
+
+
 class _WatchedLevels(CountedLevels):
     """Levels that note which of them was the first to return a value that is not finite."""
 
@@ -263,6 +272,7 @@ class _WatchedLevels(CountedLevels):
 
     def __call__(self, k: int, t: Tensor, y: Tensor) -> Tensor:
         out = super().__call__(k, t, y)
-        if self.fault is None and bool(torch.isfinite(y).all()) and not bool(torch.isfinite(out).all()):
+        sound = bool(torch.isfinite(y.to(self._dtype)).all())
+        if self.fault is None and sound and not bool(torch.isfinite(out).all()):
             self.fault = k
         return out

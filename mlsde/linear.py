@@ -50,12 +50,33 @@ class LinearPart:
     gain: Callable[[float], Coefficient] = _one
     spread: OverStep | None = None
 
+    def check(self, t: float, s: float, y: Tensor) -> None:
+        """Refuse closed forms that would change the shape, dtype or device of ``y``, looked at over one step.
+
+        Raises:
+            ValueError, TypeError: naming the closed form.
+        """
+        forms: dict[str, Coefficient | None] = {
+            "rate": self.rate(t),
+            "gain": self.gain(t),
+            "propagator": self.propagator(t, s),
+            "source": self.source(t, s),
+            "deviation": self.deviation and self.deviation(t, s),
+            "spread": self.spread and self.spread(t, s),
+        }
+        for name, form in forms.items():
+            if isinstance(form, Tensor):
+                _check_like(f"linear.{name}", form, y)
+            elif form is not None or name not in ("deviation", "spread"):
+                checks.number(f"linear.{name}", form)
+
 
 def constant(rate: Coefficient) -> LinearPart:
     """Linear part ``rate * y``: a number, or a tensor that broadcasts with ``y`` (a diagonal matrix)."""
 
     def propagator(t: float, s: float) -> Coefficient:
-        return torch.exp(rate * (s - t)) if isinstance(rate, Tensor) else math.exp(rate * (s - t))
+        z = rate * (s - t)
+        return torch.exp(z) if isinstance(z, Tensor) else _or_infinity(math.exp, z)
 
     def source(t: float, s: float) -> Coefficient:
         return (s - t) * _phi1(rate * (s - t))
@@ -66,12 +87,30 @@ def constant(rate: Coefficient) -> LinearPart:
     return LinearPart(lambda _t: rate, propagator, source, spread=spread)
 
 
+def _check_like(name: str, form: Tensor, y: Tensor) -> None:
+    shape, state = tuple(form.shape), tuple(y.shape)
+    if len(shape) > len(state) or any(a not in (1, b) for a, b in zip(shape[::-1], state[::-1], strict=False)):
+        raise ValueError(f"{name} has shape {shape}, expected one that broadcasts to y, {state}.")
+    if form.device != y.device:
+        raise TypeError(f"{name} is on {form.device}, expected the device of y, {y.device}.")
+    if torch.result_type(form, y) != y.dtype:
+        raise TypeError(f"{name} is of {form.dtype}, expected the dtype of y, {y.dtype}.")
+
+
 def _phi1(z: Any) -> Any:
     """``(exp(z) - 1) / z``, and 1 at 0."""
     if isinstance(z, Tensor):
         safe = torch.where(z == 0, torch.ones_like(z), z)
         return torch.where(z == 0, torch.ones_like(z), torch.expm1(safe) / safe)
-    return math.expm1(z) / z if z else 1.0
+    return _or_infinity(math.expm1, z) / z if z else 1.0
+
+
+def _or_infinity(function: Callable[[float], float], z: float) -> float:
+    """``function(z)``; infinity where it overflows, so that the run stops with a word on where."""
+    try:
+        return function(z)
+    except OverflowError:
+        return math.inf
 
 
 def as_linear_part(linear: Any) -> LinearPart | None:

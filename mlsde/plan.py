@@ -68,7 +68,7 @@ class Multilevel:
         checks.one_of("correction", self.correction, CORRECTIONS)
         checks.one_of("share", self.share, SHARES)
         if self.seed is not None:
-            checks.seed_or_seeds(self.seed, 1)
+            checks.one_seed(self.seed)
         if self.correction == "extrapolate" and self.coins in ("independent", "nested"):
             raise ValueError(
                 f"correction='extrapolate' with coins={self.coins!r} is refused: chance puts firings next to each "
@@ -278,10 +278,11 @@ def fixed_plan(
 
 
 def _level_number(level: object, count: int) -> int:
-    number = checks.positive_integer("level", level)
-    if number > count:
-        raise ValueError(f"level must be within 1 … {count}, got {number}.")
-    return number
+    if isinstance(level, bool) or not isinstance(level, (int, np.integer)):
+        raise TypeError(f"level must be an integer within 1 … {count}, got {level!r} of type {type(level).__name__}.")
+    if not 1 <= level <= count:
+        raise ValueError(f"level must be within 1 … {count}, got {level}.")
+    return int(level)
 
 
 def _keys(multilevel: Multilevel, seed: int | tuple[int, ...], batch: int) -> tuple[tuple[int, ...], ...]:

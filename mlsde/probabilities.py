@@ -5,6 +5,7 @@ Any function of time that returns one probability per level serves as well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -33,7 +34,7 @@ class Probabilities(Protocol):
         ...
 
 
-ProbabilityRule = Probabilities | Callable[[float], Sequence[float]]
+ProbabilityRule = Probabilities | Callable[[float], Sequence[float] | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,19 @@ class Constant:
         return np.tile(row, (len(times) - 1, 1))
 
 
+# Levels that are sure to fire with those below them spare their evaluation, which the rule of proportions does not
+# know of: so tables in which values from here on are raised to 1 compete.
+_SURE = (1.0, 0.5, 0.25, 0.125)
+
+
 @dataclass(frozen=True)
 class Optimal:
     """The best allocation of a budget for known variances ``V_k(t) = E|f^k - f^(k-1)|^2``.
 
     A rule whose mean squared error falls like ``a_k p^-s`` is served best by ``p_k ~ (a_k / c_k)^(1 / (s + 1))`` with
     ``a_k = h_n^2 w(t_n) V_k(t_n)``; values above 1 are clamped and the budget is spent on the others. For ``s = 1`` it
-    is the paper's ``p ~ h sqrt(w V_k / c_k)`` (arXiv 2603.24594).
+    is the paper's ``p ~ h sqrt(w V_k / c_k)`` (arXiv 2603.24594). Large values are raised to 1 besides where that
+    lowers the predicted error, because levels that are sure to fire together cost one evaluation.
 
     Args:
         variances: one per level, or a function of ``t`` that returns them; not negative.
@@ -98,7 +105,7 @@ class Optimal:
         sensitivity: ``w(t) = |dY_T / dY_t|^2``, a function of ``t``; 1 by default.
     """
 
-    variances: Sequence[float] | Callable[[float], Sequence[float]]
+    variances: Sequence[float] | np.ndarray | Callable[[float], Sequence[float] | np.ndarray]
     budget: float
     order: float = 1.0
     sensitivity: Callable[[float], float] | None = field(default=None)
@@ -107,7 +114,7 @@ class Optimal:
         checks.positive_number("budget", self.budget)
         checks.positive_number("order", self.order)
         if self.sensitivity is not None and not callable(self.sensitivity):
-            raise TypeError(f"sensitivity must be a function of t, got {type(self.sensitivity).__name__}.")
+            raise TypeError(f"sensitivity must be a function of t, got {self.sensitivity!r}.")
 
     def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
         """Return the table whose price is the budget, or all ones where the budget pays for that.
@@ -119,25 +126,27 @@ class Optimal:
         shape = (len(times) - 1, len(drift))
         if price(np.ones(shape)) <= self.budget:
             return np.ones(shape)
-        urgency = (self._weights(times, len(drift)) / costs) ** (1.0 / (self.order + 1.0))
-        if not (urgency.max(axis=0) > 0).all():
+        errors = self._weights(times, len(drift))
+        if not (errors.max(axis=0) > 0).all():
             raise ValueError(
                 "variances must be above zero somewhere for every level; leave out a level that is never needed."
             )
+        urgency = (errors / costs) ** (1.0 / (self.order + 1.0))
+        urgency /= urgency.max()
+        scales = 1e-12, 1.0 / max(float(urgency[urgency > 0].min()), 1e-300)
 
-        def at(scale: float) -> np.ndarray:
-            return np.minimum(1.0, scale * urgency)
+        def dearest(at: Callable[[float], np.ndarray]) -> np.ndarray:
+            return at(_largest_scale(lambda scale: price(at(scale)), self.budget, *scales))
 
-        low, high = 0.0, 1.0 / float(urgency[urgency > 0].min())
-        if price(at(1e-12 * high)) > self.budget:
-            least = price(at(1e-12 * high))
-            raise ValueError(f"budget={self.budget:g} does not pay for the least that this plan costs, {least:g}.")
-        for _ in range(200):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if price(at(middle)) <= self.budget else (low, middle)
-            if high - low <= 1e-12 * high:
-                break
-        return at(low)
+        tables = [dearest(lambda scale, x=x: _raised(scale * urgency, x)) for x in _SURE]  # type: ignore[misc]
+        best = min(tables, key=lambda table: self._predicted(errors, table))
+        return dearest(lambda scale: np.where(best == 1.0, 1.0, np.minimum(1.0, scale * urgency)))
+
+    def _predicted(self, errors: np.ndarray, table: np.ndarray) -> float:
+        """``sum_{n,k} a_k p_k^-s``, up to a constant the mean squared error of a table."""
+        needed = errors > 0
+        with np.errstate(over="ignore"):
+            return float((errors[needed] / table[needed] ** self.order).sum())
 
     def _weights(self, times: np.ndarray, levels: int) -> np.ndarray:
         """``a_k(t_n) = h_n^2 w(t_n) V_k(t_n)``, shape ``(N, K)``."""
@@ -147,14 +156,29 @@ class Optimal:
         else:
             variances = np.tile(_row("variances", self.variances, levels), (len(left), 1))
         if (variances < 0).any():
-            raise ValueError("variances must not be negative.")
+            raise ValueError(f"variances must not be negative, got {variances.min():g}.")
         weights = np.diff(times)[:, None] ** 2 * variances
         if self.sensitivity is not None:
             w = checks.as_float64("sensitivity", [self.sensitivity(t) for t in left])
             if (w < 0).any():
-                raise ValueError("sensitivity must not be negative.")
+                raise ValueError(f"sensitivity must not be negative, got {w.min():g}.")
             weights = weights * w[:, None]
         return weights
+
+
+def _raised(values: np.ndarray, sure: float) -> np.ndarray:
+    return np.where(values >= sure, 1.0, values)
+
+
+def _largest_scale(price: Callable[[float], float], budget: float, low: float, high: float) -> float:
+    """A scale between ``low`` and ``high`` at which the price reaches the budget from below."""
+    least = price(low)
+    if least > budget:
+        raise ValueError(f"budget={budget:g} does not pay for the least that this plan costs, {least:g}.")
+    while high > (1.0 + 1e-9) * low:  # bisect the exponent: probabilities may span many orders of magnitude
+        middle = math.sqrt(low) * math.sqrt(high)
+        low, high = (middle, high) if price(middle) <= budget else (low, middle)
+    return low
 
 
 def _row(name: str, values: Any, levels: int) -> np.ndarray:
@@ -170,18 +194,18 @@ def probability_table(rule: ProbabilityRule, times: np.ndarray, drift: DriftHier
     Raises:
         TypeError, ValueError: naming the level and the first time at which its probability is wrong.
     """
-    if isinstance(rule, Probabilities):
-        table = np.asarray(rule.table(times, drift, price), dtype=np.float64)
+    if isinstance(rule, Probabilities) and not isinstance(rule, type):
+        table = checks.numbers("probabilities", rule.table(times, drift, price))
         if table.shape != (len(times) - 1, len(drift)):
             raise ValueError(
                 f"probabilities gave a table of shape {table.shape}, expected {(len(times) - 1, len(drift))}."
             )
-    elif callable(rule):
+    elif callable(rule) and not isinstance(rule, type):
         table = np.array([_probabilities_at(rule, t, len(drift)) for t in times[:-1].tolist()])
     else:
         raise TypeError(
             "probabilities must be PowerLaw, Constant, Optimal or a function of t that returns one value per level, "
-            f"got {type(rule).__name__}."
+            f"got {rule!r} of type {type(rule).__name__}."
         )
     wrong = ~((table >= 0) & (table <= 1))
     if wrong.any():
@@ -197,9 +221,7 @@ def probability_table(rule: ProbabilityRule, times: np.ndarray, drift: DriftHier
 
 
 def _probabilities_at(rule: Callable[[float], Any], t: float, levels: int) -> np.ndarray:
-    values = rule(t)
-    values = values.tolist() if isinstance(values, Tensor) else values
-    array = np.asarray(values, dtype=np.float64)
+    array = checks.numbers(f"probabilities at t={t:g}", rule(t))
     if array.shape != (levels,):
         raise ValueError(f"probabilities at t={t:g} have shape {array.shape}, expected {(levels,)}: one per level.")
     return array

@@ -16,8 +16,8 @@ from torch import Tensor
 # Numbered from 1, because numpy reads (seed, 0) and (seed,) as the same entropy.
 NOISE, PATH, COINS, OFFSETS, PROBE = range(1, 6)
 
-SCATTERED, IN_ORDER = 1024, 65_536
-"""Elements drawn at once: enough to hide the price of a call, few where neighbours may not be asked for."""
+SCATTERED, IN_ORDER = (1024, 16), (65_536, 512)
+"""Most elements and rows drawn at once: they hide the price of a call, but neighbours may never be asked for."""
 
 
 def host_generator(*key: int) -> np.random.Generator:
@@ -55,7 +55,7 @@ class NormalRows:
         device: where the rows are drawn and live. Different device types draw different rows.
         seed: one seed for all samples, or a tuple with one for each (a sample's rows then depend on its seed alone).
         stream: which stream of the seed.
-        elements: about how many elements to draw at once; the rows depend on it.
+        most: about how many elements and rows to draw at once; the rows depend on it.
     """
 
     def __init__(
@@ -65,29 +65,31 @@ class NormalRows:
         device: torch.device,
         seed: int | tuple[int, ...],
         stream: int,
-        elements: int,
+        most: tuple[int, int],
     ) -> None:
         self.shape, self.dtype, self.device = shape, dtype, device
         self._generator = torch.Generator(device)
+        elements, rows = most
         if isinstance(seed, int):
             self._streams = [_Stream(seed, stream)]
             self._part = shape
         else:
             # a marker keeps the sample streams apart from the batch stream of the same seed
             self._streams = [_Stream(s, stream, 1) for s in seed]
-            self._part, elements = shape[1:], elements // 4  # one chunk per sample
+            # one chunk per sample, whose seeding is then what costs, and not its rows
+            self._part, elements, rows = shape[1:], elements // 4, 512
         self._per_sample = not isinstance(seed, int)
-        self.rows_per_chunk = max(1, min(512, elements // max(1, math.prod(self._part))))
+        self.rows_per_chunk = max(1, min(rows, elements // max(1, math.prod(self._part))))
 
-    def _draw(self, stream: _Stream, index: int) -> Tensor:
+    def _draw(self, stream: _Stream, index: int, deviation: float) -> Tensor:
         self._generator.manual_seed(stream.seed(index))
-        size = (self.rows_per_chunk, *self._part)
-        return torch.randn(size, generator=self._generator, device=self.device, dtype=torch.float32)
+        drawn = torch.empty((self.rows_per_chunk, *self._part), device=self.device, dtype=torch.float32)
+        return drawn.normal_(0.0, deviation, generator=self._generator)
 
-    def chunk(self, index: int) -> Tensor:
-        """Rows ``index * rows_per_chunk …`` as one tensor of shape ``(rows_per_chunk, *shape)``."""
+    def chunk(self, index: int, deviation: float = 1.0) -> Tensor:
+        """Rows ``index * rows_per_chunk …`` times ``deviation``, one tensor of shape ``(rows_per_chunk, *shape)``."""
         if self._per_sample:
-            drawn = torch.stack([self._draw(stream, index) for stream in self._streams], dim=1)
+            drawn = torch.stack([self._draw(stream, index, deviation) for stream in self._streams], dim=1)
         else:
-            drawn = self._draw(self._streams[0], index)
+            drawn = self._draw(self._streams[0], index, deviation)
         return drawn.to(self.dtype)

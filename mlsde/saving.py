@@ -22,6 +22,7 @@ class Saver:
 
     def __init__(self, save_at: Any, times: np.ndarray, y0: Tensor) -> None:
         self._times, self._dtype = times, y0.dtype
+        self._last_only = save_at is None
         self._wanted = self._checked(save_at)
         direction = np.sign(times[-1] - times[0])
         # the step that ends at or first passes each time; 0 is the initial state
@@ -34,18 +35,21 @@ class Saver:
         if save_at is None:
             return times[-1:]
         if isinstance(save_at, str):
-            checks.one_of("save_at", save_at, ("steps",))
+            if save_at != "steps":
+                raise ValueError(f"save_at={save_at!r} is not known; give 'steps', a sequence of times or None.")
             return times
         wanted = checks.as_float64("save_at", save_at)
         direction = np.sign(times[-1] - times[0])
         if len(wanted) == 0 or (np.diff(wanted) * direction <= 0).any():
-            raise ValueError("save_at must hold times that run strictly from t0 towards t1.")
+            raise ValueError(f"save_at must hold times that run strictly from t0 towards t1, got {save_at!r}.")
         lo, hi = min(times[0], times[-1]), max(times[0], times[-1])
-        if wanted.min() < lo or wanted.max() > hi:
+        # an end that was rounded to float32 is that end
+        slack = 1e-6 * max(abs(lo), abs(hi))
+        if wanted.min() < lo - slack or wanted.max() > hi + slack:
             raise ValueError(
                 f"save_at must lie between {lo} and {hi}, got times from {wanted.min()} to {wanted.max()}."
             )
-        return wanted
+        return np.clip(wanted, lo, hi)
 
     def start(self, y: Tensor) -> None:
         """Save the initial state if it was asked for."""
@@ -64,7 +68,15 @@ class Saver:
             if t != self._times[node]:
                 left, right = self._times[node - 1], self._times[node]
                 state = torch.lerp(y, y_next, float((t - left) / (right - left)))
-            self._saved.append((t, state if state.dtype == self._dtype else state.to(self._dtype)))
+            self._keep(t, state)
+
+    def stopped(self, t: float, y: Tensor) -> None:
+        """Save where a callback ended the run, if it was the last state that was asked for."""
+        if self._last_only:
+            self._keep(t, y)
+
+    def _keep(self, t: float, y: Tensor) -> None:
+        self._saved.append((t, y if y.dtype == self._dtype else y.to(self._dtype)))
 
     def keep_until(self, node: int) -> None:
         """Drop what was saved beyond the end of step ``node - 1``."""

@@ -39,7 +39,7 @@ class SDE:
             ========== ============================ ================================ ===================
 
             ``"additive"`` by default. A number, a tensor or a function of ``t`` alone does not depend on the state,
-            whatever its noise (:attr:`additive`). An additive ``g(t, y)`` must not use its ``y``.
+            whatever its noise (:attr:`additive`). An additive ``g(t, y)`` must not depend on its ``y``.
         calculus: ``"ito"`` or ``"stratonovich"``.
         linear: part of the drift known in closed form *besides* ``drift``, which the stepper
             ``"exponential"`` solves exactly: the full drift is ``linear * y + drift``. A number, a tensor that
@@ -87,6 +87,8 @@ class SDE:
     @property
     def additive(self) -> bool:
         """True if the diffusion does not depend on the state, so that Itô and Stratonovich are the same."""
+        if isinstance(self.diffusion, _TorchsdeDiffusion):
+            return self.diffusion.noise_type == "additive"
         return self.noise == "additive" or not callable(self.diffusion) or _arity(self.diffusion) == 1
 
     def __repr__(self) -> str:
@@ -138,8 +140,10 @@ def _diffusion(diffusion: Any) -> Diffusion | None:
     if diffusion is None or callable(diffusion):
         return diffusion
     if isinstance(diffusion, Tensor):
-        if not diffusion.dtype.is_floating_point or not bool(torch.isfinite(diffusion).all()):
-            raise ValueError("diffusion must be a finite tensor of a floating dtype.")
+        if not diffusion.dtype.is_floating_point:
+            raise TypeError(f"diffusion must be of a floating dtype, got {diffusion.dtype}.")
+        if not bool(torch.isfinite(diffusion).all()):
+            raise ValueError("diffusion must be finite, but it holds NaN or infinity.")
         return diffusion
     return checks.finite_number("diffusion", diffusion)
 
@@ -149,7 +153,10 @@ def _noise(noise: str | None, diffusion: Any) -> str | None:
         if noise is not None:
             raise ValueError(f"noise={noise!r} was given without a diffusion; give diffusion= or leave noise out.")
         return None
-    return "additive" if noise is None else checks.one_of("noise", noise, NOISES)
+    noise = "additive" if noise is None else checks.one_of("noise", noise, NOISES)
+    if noise == "general" and not callable(diffusion) and not isinstance(diffusion, Tensor):
+        raise TypeError(f"diffusion must be a tensor or a function for noise='general', got the number {diffusion!r}.")
+    return noise
 
 
 def _arity(function: Callable[..., Any]) -> int:
@@ -179,9 +186,15 @@ class NoiseTerm:
         self._shape, self._device = y0.shape, y0.device
         self._function = self._as_function(sde.diffusion)
         self._constant = None if callable(sde.diffusion) else sde.diffusion
+        self._numbers = sde.additive and sde.noise != "general"
+        self._motions: int | None = None
         if isinstance(self._constant, Tensor):
             self._constant = self._check(self._constant)
-        self.shape = self._increment_shape(y0, self.value(t0, y0))
+        with torch.no_grad():
+            g = self.value(t0, y0)
+            if sde.noise == "additive" and callable(sde.diffusion):
+                self._refuse_state(g, self.value(t0, y0 + 0.1 * (1.0 + y0.abs())))
+        self.shape = self._increment_shape(y0, g)
 
     def _as_function(self, diffusion: Diffusion) -> Callable[[Tensor, Tensor], Any]:
         if not callable(diffusion):
@@ -190,8 +203,17 @@ class NoiseTerm:
             return lambda t, _y: diffusion(t)
         return diffusion
 
+    def _refuse_state(self, g: Any, elsewhere: Any) -> None:
+        here, there = (torch.nan_to_num(torch.as_tensor(value)) for value in (g, elsewhere))
+        if not torch.equal(here, there):
+            raise ValueError(
+                "diffusion changes with the state, but noise='additive' expects that it does not; "
+                "give noise='diagonal', 'scalar' or 'general'."
+            )
+
     def _increment_shape(self, y0: Tensor, g: Any) -> tuple[int, ...]:
         if self.noise == "general":
+            self._motions = g.shape[-1]
             return (y0.shape[0], g.shape[-1])
         return (y0.shape[0], *[1] * (y0.ndim - 1)) if self.noise == "scalar" else tuple(y0.shape)
 
@@ -204,7 +226,7 @@ class NoiseTerm:
         except Exception as error:
             error.add_note(f"raised by the diffusion at t={float(t):g}")
             raise
-        return g if isinstance(g, (int, float)) else self._check(g)
+        return g if self._numbers and isinstance(g, (int, float)) else self._check(g)
 
     def _check(self, g: Any) -> Tensor:
         if not isinstance(g, Tensor):
@@ -215,8 +237,9 @@ class NoiseTerm:
             expected = f"one that broadcasts to y, {state}"
         elif self.noise == "general":
             # a constant matrix may leave out the samples
-            fits = len(shape) > 1 and shape[:-1] in (state, state[1:])
-            expected = f"y.shape + (m,), that is {(*state, 'm')}"
+            fits = len(shape) > 0 and shape[:-1] in (state, state[1:])
+            fits = fits and self._motions in (None, shape[-1])
+            expected = f"y.shape + (m,), that is {(*state, self._motions or 'm')}"
         else:
             fits, expected = shape == state, f"that of y, {state}"
         if not fits:
@@ -231,6 +254,8 @@ class NoiseTerm:
         """``g dW``, shape of ``y``."""
         if self.noise != "general":
             return g * dw
+        if len(self._shape) == 1:
+            return (g * dw).sum(-1)
         return torch.matmul(g, dw.view(dw.shape[0], *[1] * (len(self._shape) - 2), -1, 1)).squeeze(-1)
 
     def add_to(self, out: Tensor, t: Tensor, y: Tensor, dw: Tensor) -> Tensor:

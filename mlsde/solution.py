@@ -58,7 +58,9 @@ class Solution:
 
     @property
     def y1(self) -> Tensor:
-        """Last saved state, shape of ``y0``."""
+        """Last saved state, shape of ``y0``; ``IndexError`` if the run ended before the first."""
+        if len(self.ys) == 0:
+            raise IndexError(f"no state was saved: {self.message}")
         return self.ys[-1]
 
     def __repr__(self) -> str:

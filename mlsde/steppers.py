@@ -10,9 +10,10 @@ additive noise; exponential Euler as Euler-Maruyama, exact in its linear part. S
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +25,7 @@ from mlsde.plan import Multilevel
 from mlsde.sde import SDE, NoiseTerm
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """Times of a step, as tensors for the user's functions and as floats; ``h`` is negative backwards in time."""
 
     t: Tensor
@@ -51,12 +51,12 @@ class Equation:
     estimate: Estimator
     noise: NoiseTerm | None
 
-    def f(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
-        """Full drift: ``a(t) y + b(t) f``."""
+    def f(self, n: int, step: Step, y: Tensor, stage: int = 0) -> Tensor:
+        """Full drift at the start of a step, or at its end in stage 1: ``a(t) y + b(t) f``."""
+        t, now = (step.t_next, step.stop) if stage else (step.t, step.start)
         value, linear = self.estimate(n, t, y, stage), self.sde.linear
         if linear is None:
             return value
-        now = float(t)
         return linear.rate(now) * y + linear.gain(now) * value
 
 
@@ -65,7 +65,7 @@ def _euler_maruyama(equation: Equation) -> Stepper:
     f, g = equation.f, equation.noise
 
     def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
-        euler = torch.add(y, f(n, step.t, y), alpha=step.h)
+        euler = torch.add(y, f(n, step, y), alpha=step.h)
         return euler if g is None or dw is None else g.add_to(euler, step.t, y, dw)
 
     return step
@@ -76,18 +76,26 @@ def _milstein(equation: Equation) -> Stepper:
     f, g = equation.f, equation.noise
     ito = equation.sde.calculus == "ito"
     first = True
+    _load_forward_mode()
 
     def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
         nonlocal first
         assert g is not None and dw is not None, "refused by compatible()"
+        if first and g.noise == "diagonal":
+            _refuse_mixing(g, step.t, y)
+        first = False
         value, slope = _value_and_slope(g, step.t, y)
-        if first:
-            _refuse_mixing(g, step.t, y, value, slope)
-            first = False
         square = dw * dw - abs(step.h) if ito else dw * dw
-        return y + step.h * f(n, step.t, y) + value * dw + 0.5 * slope * square
+        return y + step.h * f(n, step, y) + value * dw + 0.5 * slope * square
 
     return step
+
+
+def _load_forward_mode() -> None:
+    """Have torch load its forward mode now: it scripts helpers at first use, by a function it has itself deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
 def _value_and_slope(g: NoiseTerm, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,17 +104,19 @@ def _value_and_slope(g: NoiseTerm, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor
     return value, torch.func.jvp(lambda state: g.value(t, state), (y,), (value,))[1]
 
 
-def _refuse_mixing(g: NoiseTerm, t: Tensor, y: Tensor, value: Tensor, slope: Tensor) -> None:
-    """Diagonal noise needs a diagonal Jacobian ``J``: then flipping signs along ``v`` gives ``v * J(v g) = J g``."""
-    if g.noise != "diagonal":
-        return
-    scale = float(slope.abs().max()) + 1e-30
+@torch.no_grad()
+def _refuse_mixing(g: NoiseTerm, t: Tensor, y: Tensor) -> None:
+    """Diagonal noise needs a diagonal Jacobian ``J``: then flipping signs by ``v`` gives ``v * (J v) = J 1``."""
+
+    def flipped(v: Tensor) -> Tensor:
+        return v * torch.func.jvp(lambda state: g.value(t, state), (y,), (v,))[1]
+
+    diagonal = flipped(torch.ones_like(y))
+    scale = float(diagonal.abs().max()) + 1e-30
     coins = randomness.host_generator(0, randomness.PROBE).random((8, *y.shape))
-    for sign in np.where(coins < 0.5, -1.0, 1.0):
-        v = torch.as_tensor(sign, dtype=y.dtype, device=y.device)
-        v_value = v * value
-        flipped = v * torch.func.jvp(lambda state: g.value(t, state), (y,), (v_value,))[1]
-        if float((flipped - slope).abs().max()) > 1e-4 * scale:
+    for signs in np.where(coins < 0.5, -1.0, 1.0):
+        v = torch.as_tensor(signs, dtype=y.dtype, device=y.device)
+        if float((flipped(v) - diagonal).abs().max()) > 1e-4 * scale:
             raise ValueError(
                 "method='milstein' with noise='diagonal' needs each g_i to depend on y_i alone, but here some g_i "
                 "depends on another component; use method='euler'."
@@ -118,11 +128,12 @@ def _heun(equation: Equation) -> Stepper:
     f, g = equation.f, equation.noise
 
     def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
-        slope = f(n, step.t, y)
+        slope = f(n, step, y)
         noise = None if g is None or dw is None else g.apply(g.value(step.t, y), dw)
         predicted = torch.add(y, slope, alpha=step.h)
         predicted = predicted if noise is None else predicted + noise
-        out = y + 0.5 * step.h * (slope + f(n, step.t_next, predicted, stage=1))
+        out = torch.add(y, slope, alpha=0.5 * step.h)  # now: a level may return one buffer again and again
+        out = torch.add(out, f(n, step, predicted, stage=1), alpha=0.5 * step.h)
         if noise is None or g is None or dw is None:
             return out
         if callable(equation.sde.diffusion):
@@ -197,4 +208,11 @@ def compatible(name: str, sde: SDE, multilevel: Multilevel | None) -> Method:
         )
     if name == "exponential" and sde.linear is None:
         raise ValueError("method='exponential' needs a linear part in closed form: SDE(..., linear=...).")
+    instead = None if sde.linear is None else sde.linear.deviation
+    if name == "exponential" and instead is not None and (multiplicative or sde.noise == "general"):
+        what = "general noise" if sde.noise == "general" else "noise that depends on the state"
+        raise ValueError(
+            "linear has a deviation, which method='exponential' takes in place of an additive diffusion, "
+            f"and this is {what}; use LinearPart(..., spread=...) instead."
+        )
     return method

@@ -1,0 +1,37 @@
+# Each target sets up all that it needs in .venv. `make demo` and `make test` are the two to know.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint docs bench clean
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--no-build-isolation --editable '.[test,lint,docs]'
+	touch $@
+
+demo: $(READY)  ## draw digits with a ladder of exact denoisers, against every rival
+	$(BIN)/mlsde demo --json out/demo.json --picture out/demo.png
+
+test: $(READY)  ## the fast tests; warnings are errors
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(READY)  ## the long studies
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(READY)  ## the pages as a site under build/site; warnings are errors
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+bench: $(READY)  ## the price of a step against a bare loop and torchsde
+	$(BIN)/mlsde bench core --json out/bench-core.json
+
+clean:
+	rm -rf $(VENV) build out

@@ -1,0 +1,26 @@
+"""Command line: thin, every command is a call that a notebook can make."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import mlsde
+from mlsde.cli import bench as bench
+from mlsde.cli import demo as demo
+
+_COMMANDS = {"demo": demo, "bench": bench}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``mlsde COMMAND …`` and return the exit status."""
+    parser = argparse.ArgumentParser(prog="mlsde", description=(mlsde.__doc__ or "").splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"mlsde {mlsde.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in _COMMANDS.items():
+        summary = (module.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=summary, description=summary)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    parsed = parser.parse_args(arguments)
+    return int(parsed.run(parsed))

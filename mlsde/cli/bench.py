@@ -1,0 +1,61 @@
+"""Compare the price of a step with a bare loop and with torchsde."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from mlsde import bench, checks
+from mlsde.cli.output import environment, write_json
+
+_BEGIN, _END = "<!-- numbers: begin -->\n", "<!-- numbers: end -->\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("suite", choices=["core"], help="which benchmark to run")
+    parser.add_argument("--repeats", type=int, default=9, metavar="N", help="runs of each contender (default: 9)")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE")
+    parser.add_argument("--markdown", metavar="FILE", help="renew the numbers in the page FILE, between its markers")
+    parser.add_argument("--read", metavar="FILE", help="take the numbers from what --json wrote, and measure nothing")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command: 0 whether or not the figures are met, because a busy machine misses some."""
+    if arguments.read is not None:
+        numbers = json.loads(Path(arguments.read).read_text())
+    else:
+        checks.positive_integer("--repeats", arguments.repeats)
+        numbers = {
+            "command": f"mlsde bench core --repeats {arguments.repeats}",
+            "date": datetime.date.today().isoformat(),
+            "environment": environment(),
+            **bench.core(arguments.repeats, progress=True).as_dict(),
+        }
+    print(bench.CoreBenchmark.from_dict(numbers))
+    write_json(arguments.json, numbers)
+    if arguments.markdown is not None:
+        page = Path(arguments.markdown)
+        page.write_text(renewed(page.read_text(), numbers))
+    return 0
+
+
+def renewed(page: str, numbers: dict[str, Any]) -> str:
+    """Return the page with what stands between its markers replaced by the numbers."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"the page needs the two lines {_BEGIN.strip()} and {_END.strip()}, in this order.")
+    return "".join([before, begin, _section(numbers), end, after])
+
+
+def _section(numbers: dict[str, Any]) -> str:
+    where = numbers["environment"]
+    taken = (
+        f"Measured on {numbers['date']} with `{numbers['command']}` on {where['machine']}, {where['cores']} cores: "
+        f"mlsde {where['mlsde']}, torch {where['torch']}, Python {where['python']}."
+    )
+    return f"\n{taken}\n\n{bench.CoreBenchmark.from_dict(numbers).markdown()}\n"

@@ -1,0 +1,335 @@
+"""The demo: digits drawn by a ladder of exact denoisers, against every rival at equal cost.
+
+Costs are per trajectory in components of a mixture; errors are root mean squares per pixel (pixels span [-1, 1])
+against the top level with ten times the steps on the same path.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde import checks
+from mlsde.brownian import BrownianPath
+from mlsde.diffusion.digits import DigitsLadder, digits_ladder
+from mlsde.diffusion.metrics import rmse, sliced_wasserstein
+from mlsde.integrate import solve
+from mlsde.plan import Multilevel, multilevel_plan
+from mlsde.probabilities import Optimal, PowerLaw
+from mlsde.sde import SDE
+from mlsde.solution import Solution
+from mlsde.variances import LevelVariances, level_variances
+
+T_SPAN = (1.0, 1e-3)
+PATTERNS = 15
+PILOT_SAMPLES, PILOT_STEPS = 8, 25
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one budget; errors and distances are means over ``seeds`` seeds of the coins.
+
+    Attributes:
+        method: its name.
+        budget: how many times less than the full run it may cost; ``None`` if it was not fitted to a budget.
+        steps: number of steps.
+        evaluations: of each level, per trajectory.
+        cost: per trajectory, the share of a pilot included.
+        seconds: median wall-clock.
+        rmse: to the reference.
+        spread: standard deviation of ``rmse`` over the seeds.
+        median: median over the samples of each one's own error; the RMSE is ruled by the few that end as another digit.
+        distance: sliced Wasserstein distance to the data.
+        seeds: number of seeds.
+        multilevel: whether it uses coins.
+        states: final states of the first seed, for pictures.
+    """
+
+    method: str
+    budget: int | None
+    steps: int
+    evaluations: tuple[float, ...]
+    cost: float
+    seconds: float
+    rmse: float
+    spread: float
+    median: float
+    distance: float
+    seeds: int
+    multilevel: bool
+    states: Tensor = field(repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers only, for JSON."""
+        numbers = {name: value for name, value in self.__dict__.items() if name != "states"}
+        return numbers | {"evaluations": list(self.evaluations)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods on one equation.
+
+    Attributes:
+        equation: what was solved, and by which stepper.
+        steps: steps of the full run and of every multilevel one.
+        full_cost: cost of the full run.
+        rows: the methods.
+        reference: final states of the reference.
+        exact_distance: sliced Wasserstein distance to the data of as many exact draws: what perfection shows.
+    """
+
+    equation: str
+    steps: int
+    full_cost: float
+    rows: tuple[Row, ...]
+    reference: Tensor = field(repr=False, compare=False)
+    exact_distance: float
+
+    def at(self, budget: int | None) -> list[Row]:
+        """Rows of one budget."""
+        return [row for row in self.rows if row.budget == budget]
+
+    def budgets(self) -> list[int]:
+        """Budgets, increasing."""
+        return sorted({row.budget for row in self.rows if row.budget is not None})
+
+    def verdict(self, budget: int) -> str:
+        """A sentence on who wins at a budget, made from the rows; a search over patterns does not take part."""
+        rows = [row for row in self.at(budget) if "best of" not in row.method or not row.multilevel]
+        ours = min((row for row in rows if row.multilevel), key=lambda row: row.rmse)
+        plain = min((row for row in rows if not row.multilevel), key=lambda row: row.rmse)
+        ratio = plain.rmse / ours.rmse
+        plain_median = min(row.median for row in rows if not row.multilevel)
+        word = "multilevel wins" if ratio > 1.1 else "no gain" if ratio > 1 / 1.1 else "multilevel does not pay"
+        return (
+            f"at 1/{budget} of the cost {word}: {ours.method} {ours.rmse:.3g}, "
+            f"best plain method ({plain.method}) {plain.rmse:.3g}, ratio {ratio:.2f}; "
+            f"of the median errors {plain_median / min(row.median for row in rows if row.multilevel):.2f}."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers only, for JSON."""
+        return {
+            "equation": self.equation,
+            "steps": self.steps,
+            "full_cost": self.full_cost,
+            "exact_distance": self.exact_distance,
+            "rows": [row.as_dict() for row in self.rows],
+            "verdicts": [self.verdict(budget) for budget in self.budgets()],
+        }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Size of the demo: samples, steps of the full run, budgets as parts of its cost, seeds of the coins."""
+
+    samples: int = 128
+    steps: int = 400
+    budgets: tuple[int, ...] = (3, 6, 12)
+    seeds: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "steps", "seeds"):
+            checks.positive_integer(name, getattr(self, name))
+        if self.samples < PILOT_SAMPLES:
+            raise ValueError(f"samples must be at least the {PILOT_SAMPLES} of the pilot, got {self.samples}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+class Contest:
+    """The methods of the demo on one equation.
+
+    Args:
+        ladder: the digits.
+        churn: 1 for the reverse-time SDE, 0 for the probability-flow ODE.
+        setting: the size.
+        report: called with a line when a method is done.
+    """
+
+    def __init__(
+        self, ladder: DigitsLadder, churn: float, setting: Setting, report: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        self.ladder, self.setting, self._report = ladder, setting, report
+        self.sde: SDE = ladder.process.reverse(ladder.drift, churn=churn)
+        assert ladder.drift.costs is not None
+        self.costs = ladder.drift.costs
+        self.full_cost = setting.steps * self.costs[-1]
+        generator = torch.Generator().manual_seed(setting.seed)
+        self.y0 = torch.randn(setting.samples, 64, generator=generator)
+        self.path = None if churn == 0 else BrownianPath(0.0, 1.0, like=self.y0, seed=setting.seed)
+        self.data = ladder.data.sample(4 * setting.samples, generator)
+        self.exact_distance = sliced_wasserstein(ladder.data.sample(setting.samples, generator), self.data)
+        self.reference = self.solve(10 * setting.steps).y1
+        self.pilot = self._measure_variances()
+
+    def solve(self, steps: int, **options: Any) -> Solution:
+        """Solve on the common path."""
+        return solve(self.sde, self.y0, T_SPAN, steps=steps, brownian=self.path, **options)
+
+    def _measure_variances(self) -> LevelVariances:
+        few = self.y0[:PILOT_SAMPLES]
+        path = None if self.path is None else BrownianPath(0.0, 1.0, like=few, seed=self.setting.seed + 1)
+        return level_variances(self.sde, few, T_SPAN, steps=PILOT_STEPS, brownian=path)
+
+    @property
+    def pilot_cost(self) -> float:
+        """Cost of the pilot, shared among the trajectories of the run."""
+        assert self.pilot.cost is not None
+        return self.pilot.cost * PILOT_SAMPLES / self.setting.samples
+
+    def row(self, method: str, budget: int | None, runs: Sequence[Solution], *, pilot: bool = False) -> Row:
+        """Sum up the runs of one method."""
+        errors = [rmse(run.y1, self.reference) for run in runs]
+        costs = [run.stats.cost or math.nan for run in runs]
+        row = Row(
+            method=method,
+            budget=budget,
+            steps=runs[0].plan.steps,
+            evaluations=tuple(np.mean([run.stats.evaluations for run in runs], axis=0).tolist()),
+            cost=float(np.mean(costs)) + (self.pilot_cost if pilot else 0.0),
+            seconds=float(np.median([run.stats.wall_seconds for run in runs])),
+            rmse=float(np.mean(errors)),
+            spread=float(np.std(errors)),
+            median=float(np.mean([_median_error(run.y1, self.reference) for run in runs])),
+            distance=float(np.mean([sliced_wasserstein(run.y1, self.data) for run in runs])),
+            seeds=len(runs),
+            multilevel=runs[0].plan.coins != "periodic" or runs[0].plan.correction != "impulse",
+            states=runs[0].y1,
+        )
+        self._report(f"{method}: {row.rmse:.4f}")
+        return row
+
+    def plain(self) -> Iterator[Row]:
+        """The full run, and each cheaper level alone at every step."""
+        steps = self.setting.steps
+        yield self.row(f"top level, {steps} steps", None, [self.solve(steps)])
+        for k, name in enumerate(self.ladder.drift.names[:-1], 1):
+            yield self.row(f"{name} alone", None, [self.solve(steps, level=k)])
+
+    def rivals(self, budget: int) -> Iterator[Row]:
+        """Plain methods at a budget: fewer steps, a higher order, two levels stitched in time."""
+        fewer = max(2, self.setting.steps // budget)
+        yield self.row("top level, fewer steps", budget, [self.solve(fewer)])
+        if self.sde.is_ode:
+            yield self.row("top level, Heun", budget, [self.solve(max(1, fewer // 2), method="heun")])
+        stitched = [self._stitched(budget, low, switch) for low in (1, 2) for switch in (0.2, 0.3, 0.4, 0.5)]
+        best = min(stitched, key=lambda run: rmse(run.y1, self.reference))
+        yield self.row(f"two levels stitched, best of {len(stitched)}", budget, [best])
+
+    def _stitched(self, budget: int, low: int, switch: float) -> Solution:
+        """A cheap level early and the top level after ``switch``, with as many steps as the budget pays."""
+        part = (switch - T_SPAN[1]) / (T_SPAN[0] - T_SPAN[1])
+        price = part * self.costs[-1] + (1 - part) * self.costs[low - 1]
+        steps = max(2, int(self.full_cost / budget / price))
+        return self.solve(min(steps, self.setting.steps), level=lambda t: low if t > switch else len(self.costs))
+
+    def multilevel(self, budget: int) -> Iterator[Row]:
+        """The paper's rule with a power law, then spread coins and memories with measured variances."""
+        paper = Multilevel(self._power_law(budget), coins="independent", correction="impulse")
+        runs = self._seeded(paper, PATTERNS)
+        yield self.row("independent impulse (the paper)", budget, runs)
+        best = min(runs, key=lambda run: rmse(run.y1, self.reference))
+        row = self.row(f"the paper's, best of {PATTERNS} patterns", budget, [best])
+        yield Row(**{**row.__dict__, "cost": PATTERNS * row.cost})
+        affordable = self.full_cost / budget - self.pilot_cost
+        for coins, correction, order in (
+            ("systematic", "impulse", 2.0),
+            ("systematic", "hold", 2.0),
+            ("systematic", "extrapolate", 4.0),
+        ):
+            rule = Multilevel(Optimal(self.pilot, affordable, order), coins=coins, correction=correction)
+            yield self.row(f"{coins} {correction}", budget, self._seeded(rule, self.setting.seeds), pilot=True)
+
+    def _seeded(self, rule: Multilevel, seeds: int) -> list[Solution]:
+        return [self.solve(self.setting.steps, multilevel=rule, seed=self.setting.seed + s) for s in range(seeds)]
+
+    def _power_law(self, budget: int) -> PowerLaw:
+        """Theory's power law, its scale fitted by bisection so that the expected cost meets the budget."""
+        times = np.linspace(*T_SPAN, self.setting.steps + 1)
+        low, high = 1e-6, 1e6
+        for _ in range(60):
+            middle = math.sqrt(low * high)
+            rule = Multilevel(PowerLaw(2.5, middle), coins="independent", correction="impulse")
+            cost = multilevel_plan(rule, times, self.ladder.drift).expected_cost or math.inf
+            low, high = (middle, high) if cost <= self.full_cost / budget else (low, middle)
+        return PowerLaw(2.5, low)
+
+    def result(self) -> Comparison:
+        """Run every method."""
+        rows = list(self.plain())
+        for budget in self.setting.budgets:
+            rows += [*self.rivals(budget), *self.multilevel(budget)]
+        what = "probability-flow ODE, Euler" if self.sde.is_ode else "reverse SDE, Euler-Maruyama"
+        return Comparison(what, self.setting.steps, self.full_cost, tuple(rows), self.reference, self.exact_distance)
+
+
+def _median_error(states: Tensor, reference: Tensor) -> float:
+    return float((states - reference).square().mean(dim=1).sqrt().median())
+
+
+def digits_demo(setting: Setting | None = None, report: Callable[[str], None] = lambda _line: None) -> Demo:
+    """Draw digits with every method; see :class:`Setting` for the size.
+
+    Args:
+        setting: the size of the demo.
+        report: called with a line as each method is done.
+    """
+    setting = setting or Setting()
+    ladder = digits_ladder(seed=setting.seed)
+    return Demo(setting, ladder, tuple(Contest(ladder, churn, setting, report).result() for churn in (1.0, 0.0)))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Result of the demo: one comparison per equation."""
+
+    setting: Setting
+    ladder: DigitsLadder
+    comparisons: tuple[Comparison, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers only, for JSON."""
+        return {
+            "setting": self.setting.as_dict(),
+            "levels": dict(zip(self.ladder.drift.names, self.ladder.drift.costs or (), strict=True)),
+            "comparisons": [comparison.as_dict() for comparison in self.comparisons],
+        }
+
+    def __repr__(self) -> str:
+        return "\n\n".join(_table(comparison) for comparison in self.comparisons)
+
+
+def _table(comparison: Comparison) -> str:
+    """All rows as text: evaluations of each level, cost, wall-clock, errors, and the verdicts below."""
+    head = ("method", "cost", "evaluations", "seconds", "RMSE", "+-", "median", "SW2")
+    lines: list[tuple[str, ...]] = []
+    for budget in (None, *comparison.budgets()):
+        lines.append(("" if budget is None else f"at 1/{budget} of the cost", *[""] * 7))
+        for row in comparison.at(budget):
+            evaluations = " ".join(f"{count:.0f}".rjust(4) for count in row.evaluations)
+            spread = f"{row.spread:.4f}" if row.seeds > 1 else ""
+            cost = f"{row.cost / comparison.full_cost:.3f}"
+            numbers = (f"{row.seconds:.2f}", f"{row.rmse:.4f}", spread, f"{row.median:.4f}", f"{row.distance:.3f}")
+            lines.append((f"  {row.method}", cost, evaluations, *numbers))
+    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(8)]
+
+    def text(line: tuple[str, ...]) -> str:
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    title = f"{comparison.equation}: {comparison.steps} steps (SW2 of exact draws: {comparison.exact_distance:.3f})"
+    return "\n".join(
+        [title, text(head), *(text(line) for line in lines[1:]), *(comparison.verdict(b) for b in comparison.budgets())]
+    )

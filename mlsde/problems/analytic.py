@@ -1,0 +1,238 @@
+"""Equations whose solution is a known function of the Brownian path's end, or whose moments are known.
+
+They are what a solver is measured against: with an exact solution on the path the strong error is a plain difference,
+and with exact moments the weak error needs no Monte Carlo. States have the shape ``(samples, d)`` and time starts at 0.
+
+Sources: P. E. Kloeden & E. Platen, *Numerical Solution of Stochastic Differential Equations* (1992), section 4.4,
+doi:10.1007/978-3-662-12616-5; the constants of several are those of SciML's SDEProblemLibrary, so that rates can be
+compared with the Julia solvers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlsde import checks
+from mlsde.sde import SDE
+
+Exact = Callable[[float | Tensor, Tensor, Tensor], Tensor]
+Moment = Callable[[float], Tensor]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An equation with a known answer.
+
+    Attributes:
+        name: what to call it in tables.
+        sde: the equation.
+        y0: initial state of one sample, ``d`` numbers.
+        t_span: ``(0, T)``.
+        exact: solution ``exact(t, y0, w)`` at time ``t`` from ``y0``, shape ``(samples, d)``, where ``w`` is ``W(t)``
+            in the shape of the equation's increments; ``None`` if ``W(t)`` alone does not determine it.
+        mean: mean at time ``t`` from :attr:`y0`, float64, shape ``(d,)``; ``None`` where it has no closed form.
+        second_moment: mean of ``y y^T``, likewise, shape ``(d, d)``.
+    """
+
+    name: str
+    sde: SDE
+    y0: tuple[float, ...]
+    t_span: tuple[float, float] = (0.0, 1.0)
+    exact: Exact | None = None
+    mean: Moment | None = None
+    second_moment: Moment | None = None
+
+    def start(self, samples: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Initial state of a batch, shape ``(samples, d)``."""
+        return torch.tensor(self.y0, dtype=dtype).repeat(checks.positive_integer("samples", samples), 1)
+
+
+def geometric_brownian_motion(
+    growth: float = 1.01, volatility: float = 0.87, y0: float = 0.5, calculus: str = "ito"
+) -> Problem:
+    """``dY = growth Y dt + volatility Y dW``, diagonal noise; ``Y = y0 exp(r t + volatility W)``.
+
+    The rate ``r`` is ``growth - volatility^2 / 2`` in the Itô sense, ``growth`` in Stratonovich's.
+    """
+    correction = 0.5 * volatility**2
+    rate, ito_growth = (growth - correction, growth) if calculus == "ito" else (growth, growth + correction)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    mean, second = _linear_moments(ito_growth * one, [volatility * one], (y0,))
+    sde = SDE(lambda t, y: growth * y, lambda t, y: volatility * y, noise="diagonal", calculus=calculus)
+    return Problem(
+        f"geometric Brownian motion, {calculus}",
+        sde,
+        (y0,),
+        exact=lambda t, y, w: y * torch.exp(rate * t + volatility * w),
+        mean=mean,
+        second_moment=second,
+    )
+
+
+def cubic(y0: float = 0.5) -> Problem:
+    """``dY = -1/4 Y (1 - Y^2) dt + 1/2 (1 - Y^2) dW``, diagonal noise; ``Y = tanh(W/2 + artanh y0)``, ``|y0| < 1``."""
+    return Problem(
+        "cubic",
+        SDE(lambda t, y: -0.25 * y * (1 - y * y), lambda t, y: 0.5 * (1 - y * y), noise="diagonal"),
+        (y0,),
+        exact=lambda t, y, w: torch.tanh(0.5 * w + torch.atanh(y)),
+    )
+
+
+def wave(amplitude: float = 0.1, y0: float = 1.0) -> Problem:
+    """``dY = -a^2 sin(Y) cos(Y)^3 dt + a cos(Y)^2 dW``, diagonal noise; ``Y = arctan(a W + tan y0)``."""
+    return Problem(
+        "wave",
+        SDE(
+            lambda t, y: -(amplitude**2) * y.sin() * y.cos() ** 3,
+            lambda t, y: amplitude * y.cos() ** 2,
+            noise="diagonal",
+        ),
+        (y0,),
+        exact=lambda t, y, w: torch.atan(amplitude * w + torch.tan(y)),
+    )
+
+
+def debrabant_roessler(y0: float = 0.0) -> Problem:
+    """``dY = (Y/2 + sqrt(Y^2 + 1)) dt + sqrt(Y^2 + 1) dW``, diagonal noise; ``Y = sinh(t + W + arsinh y0)``.
+
+    Source: K. Debrabant & A. Rößler, Appl. Numer. Math. 59 (2009), arXiv 1303.5103.
+    """
+    return Problem(
+        "Debrabant-Rößler",
+        SDE(
+            lambda t, y: 0.5 * y + torch.sqrt(y * y + 1), lambda t, y: torch.sqrt(y * y + 1), noise="diagonal"
+        ),
+        (y0,),
+        exact=lambda t, y, w: torch.sinh(t + w + torch.asinh(y)),
+    )  # fmt: skip
+
+
+def additive_system(
+    noise: Sequence[float] = (0.1, 0.1, 0.1, 0.1), drift: Sequence[float] = (0.5, 0.25, 0.125, 0.1115)
+) -> Problem:
+    """``dY = (b / sqrt(1+t) - Y / (2(1+t))) dt + a b / sqrt(1+t) dW``; ``Y = (y0 + b (t + a W)) / sqrt(1+t)``.
+
+    Additive noise, a pair ``a, b`` of ``noise`` and ``drift`` for each component.
+    """
+    b = torch.tensor(drift, dtype=torch.float64)
+    ab = torch.tensor(noise, dtype=torch.float64) * b
+
+    def mean(t: float) -> Tensor:
+        return (1.0 + b * t) / math.sqrt(1.0 + t)
+
+    return Problem(
+        "additive system",
+        SDE(lambda t, y: b.to(y) / torch.sqrt(1 + t) - y / (2 * (1 + t)), lambda t: ab.to(t) / torch.sqrt(1 + t)),
+        (1.0,) * len(b),
+        exact=lambda t, y, w: (y + b.to(y) * t + ab.to(y) * w) / (1 + t) ** 0.5,
+        mean=mean,
+        second_moment=lambda t: torch.outer(mean(t), mean(t)) + torch.diag(ab**2 * t / (1.0 + t)),
+    )
+
+
+def ornstein_uhlenbeck(rate: float = 1.5, level: float = 0.5, volatility: float = 0.8, y0: float = 2.0) -> Problem:
+    """``dY = rate (level - Y) dt + volatility dW``, additive noise; normal at every time.
+
+    ``- rate Y`` is the equation's linear part, so that the stepper ``"exponential"`` samples it exactly. The solution
+    depends on the whole path, by ``integral exp(-rate (t - s)) dW(s)``, and not on ``W(t)`` alone.
+    """
+
+    def mean(t: float) -> Tensor:
+        return torch.tensor([level + (y0 - level) * math.exp(-rate * t)], dtype=torch.float64)
+
+    def second_moment(t: float) -> Tensor:
+        variance = volatility**2 * -math.expm1(-2.0 * rate * t) / (2.0 * rate)
+        return torch.outer(mean(t), mean(t)) + variance
+
+    sde = SDE(lambda t, y: torch.full_like(y, rate * level), volatility, linear=-rate)
+    return Problem("Ornstein-Uhlenbeck", sde, (y0,), mean=mean, second_moment=second_moment)
+
+
+def kubo_oscillator(frequency: float = 2.0, strength: float = 0.5, calculus: str = "stratonovich") -> Problem:
+    """``dY = J Y (frequency dt + strength ∘ dW)`` in the plane, ``J`` a right angle: scalar noise.
+
+    ``Y`` is ``y0`` turned by ``frequency t + strength W``, so its norm is constant. In the Itô sense the drift has
+    ``- strength^2 Y / 2`` besides. Source: R. Kubo, J. Math. Phys. 4 (1963), doi:10.1063/1.1703941.
+    """
+    damping = 0.5 * strength**2
+    shown_damping = damping if calculus == "ito" else 0.0
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    mean, second = _linear_moments(frequency * turn + damping * turn @ turn, [strength * turn], (1.0, 0.0))
+    sde = SDE(
+        lambda t, y: frequency * _turned(y) - shown_damping * y,
+        lambda t, y: strength * _turned(y),
+        noise="scalar",
+        calculus=calculus,
+    )
+
+    def exact(t: float | Tensor, y: Tensor, w: Tensor) -> Tensor:
+        angle = frequency * t + strength * w
+        return torch.cos(angle) * y + torch.sin(angle) * _turned(y)
+
+    return Problem(f"Kubo oscillator, {calculus}", sde, (1.0, 0.0), exact=exact, mean=mean, second_moment=second)
+
+
+def correlated_assets() -> Problem:
+    """``dY_i = Y_i (growth_i dt + sum_j volatility_ij dW_j)``: general noise, two states driven by three motions.
+
+    The noise commutes, so ``Y_i = y0_i exp((growth_i - sum_j volatility_ij^2 / 2) t + sum_j volatility_ij W_j)``.
+    """
+    growth = torch.tensor([0.6, -0.4], dtype=torch.float64)
+    volatility = torch.tensor([[0.5, 0.3, 0.0], [-0.2, 0.4, 0.3]], dtype=torch.float64)
+    mean, second = _linear_moments(torch.diag(growth), [torch.diag(column) for column in volatility.T], (1.0, 1.0))
+    rate = growth - 0.5 * (volatility**2).sum(dim=1)
+    return Problem(
+        "correlated assets",
+        SDE(lambda t, y: growth.to(y) * y, lambda t, y: volatility.to(y) * y.unsqueeze(-1), noise="general"),
+        (1.0, 1.0),
+        exact=lambda t, y, w: y * torch.exp(rate.to(y) * t + w @ volatility.to(y).T),
+        mean=mean,
+        second_moment=second,
+    )
+
+
+def noncommuting_system() -> Problem:
+    """``dY = A Y dt + B_1 Y dW_1 + B_2 Y dW_2`` in the plane with ``B_1 B_2 != B_2 B_1``: general noise.
+
+    Its solution needs the Lévy area of the path; its first two moments solve linear equations.
+    """
+    a = torch.tensor([[-1.0, 0.5], [0.2, -0.6]], dtype=torch.float64)
+    b1 = torch.tensor([[0.3, 0.5], [0.0, -0.2]], dtype=torch.float64)
+    b2 = torch.tensor([[0.1, 0.0], [0.6, 0.4]], dtype=torch.float64)
+    mean, second = _linear_moments(a, [b1, b2], (1.0, -0.5))
+
+    def diffusion(t: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([y @ b1.to(y).T, y @ b2.to(y).T], dim=-1)
+
+    sde = SDE(lambda t, y: y @ a.to(y).T, diffusion, noise="general")
+    return Problem("non-commuting system", sde, (1.0, -0.5), mean=mean, second_moment=second)
+
+
+def _turned(y: Tensor) -> Tensor:
+    """``J y``: the plane turned by a right angle."""
+    return torch.stack([-y[..., 1], y[..., 0]], dim=-1)
+
+
+def _linear_moments(a: Tensor, bs: Sequence[Tensor], y0: Sequence[float]) -> tuple[Moment, Moment]:
+    """Mean and second moment of the Itô equation ``dY = A Y dt + sum_j B_j Y dW_j`` from ``y0``.
+
+    They solve ``m' = A m`` and ``M' = A M + M A^T + sum_j B_j M B_j^T``, the latter read row by row.
+    """
+    start = torch.tensor(y0, dtype=torch.float64)
+    one = torch.eye(len(start), dtype=torch.float64)
+    generator = torch.kron(a, one) + torch.kron(one, a) + sum(torch.kron(b, b) for b in bs)
+
+    def mean(t: float) -> Tensor:
+        return torch.linalg.matrix_exp(a * t) @ start
+
+    def second_moment(t: float) -> Tensor:
+        moments = torch.linalg.matrix_exp(generator * t) @ torch.outer(start, start).flatten()
+        return moments.view(len(start), len(start))
+
+    return mean, second_moment

@@ -1,0 +1,84 @@
+"""The measurement of ``V_k(t) = E|f^k - f^(k-1)|^2`` along a run: what :class:`mlsde.Optimal` wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde.brownian import Brownian
+from mlsde.hierarchy import DriftHierarchy
+from mlsde.integrate import solve
+from mlsde.sde import SDE
+
+
+@dataclass(frozen=True)
+class LevelVariances:
+    """``V_k(t)`` on a grid of times; called as a function of ``t`` it interpolates geometrically.
+
+    Attributes:
+        times: increasing, shape ``(M,)``.
+        values: shape ``(M, K)``; squares summed over the components of a sample, averaged over samples.
+        cost: what the measurement cost, per trajectory of the pilot, in the units of ``costs``; ``None`` without.
+    """
+
+    times: np.ndarray
+    values: np.ndarray
+    cost: float | None
+
+    def __call__(self, t: float) -> np.ndarray:
+        """Return ``V_k(t)``, shape ``(K,)``; constant beyond the grid."""
+        logs = np.log(np.maximum(self.values, 1e-300))
+        return np.exp([np.interp(t, self.times, logs[:, k]) for k in range(logs.shape[1])])
+
+
+def level_variances(
+    sde: SDE,
+    y0: Tensor,
+    t_span: Sequence[float] | None = None,
+    *,
+    steps: int | None = None,
+    times: Any = None,
+    method: str = "euler",
+    seed: int = 0,
+    brownian: Brownian | None = None,
+) -> LevelVariances:
+    """Measure ``V_k(t)`` in a pilot run of the top level that evaluates every level at every step.
+
+    Args:
+        sde: the equation; the gain of a linear part counts into the differences.
+        y0: initial states of the pilot, shape ``(samples, ...)``: a few of those you will run.
+        t_span: as of :func:`mlsde.solve`.
+        steps: number of equal steps of the pilot: far fewer than the run's, but enough to be stable.
+        times: an explicit grid instead.
+        method: the stepper.
+        seed: seed of the pilot's noise.
+        brownian: the pilot's noise, as of :func:`mlsde.solve`.
+
+    Returns:
+        :class:`LevelVariances`, to be handed to :class:`mlsde.Optimal`.
+    """
+    seen: dict[float, list[float]] = {}
+    drift = sde.drift
+
+    def top(t: Tensor, y: Tensor) -> Tensor:
+        values = [level(t, y) for level in drift.levels]
+        if drift.differences:
+            differences, value = values, torch.stack(values).sum(dim=0)
+        else:
+            differences = [values[0], *(b - a for a, b in pairwise(values))]
+            value = values[-1]
+        gain = 1.0 if sde.linear is None else sde.linear.gain(float(t))
+        seen[float(t)] = [float((gain * d).flatten(1).square().sum(dim=1).double().mean()) for d in differences]
+        return value
+
+    pilot = SDE(DriftHierarchy([top], [1.0]), sde.diffusion, noise=sde.noise, calculus=sde.calculus, linear=sde.linear)
+    done = solve(pilot, y0, t_span, steps=steps, times=times, method=method, seed=seed, brownian=brownian)
+    order = sorted(seen)
+    cost = None if drift.costs is None else done.stats.evaluations[0] * sum(drift.costs)
+    return LevelVariances(np.array(order), np.array([seen[t] for t in order]), cost)

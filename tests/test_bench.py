@@ -1,0 +1,223 @@
+"""The benchmark compares like with like and says what it found. Nothing here looks at how long anything takes."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import mlsde
+from mlsde import bench
+from mlsde.bench import contenders, timing
+from mlsde.cli import bench as command
+from mlsde.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+def drift(t, y):
+    return -y
+
+
+@pytest.fixture(scope="module")
+def small():
+    return bench.core(2, steps=4, shapes=[(1, 1), (3, 2)], memory_steps=[200])
+
+
+@pytest.mark.parametrize("name", bench.CONTENDERS)
+def test_every_contender_takes_as_many_steps(name):
+    times = []
+
+    def counted(t, y):
+        times.append(float(t))
+        return -y
+
+    bench.CONTENDERS[name](counted, torch.ones(2, 3), 50, 0)
+    probes = 1 if name == contenders.TORCHSDE else 0  # torchsde calls the drift once to see its shape
+    assert times[probes:] == [n * bench.STEP for n in range(50)]
+
+
+@pytest.mark.parametrize("name", bench.CONTENDERS)
+def test_without_noise_every_contender_is_eulers_method(name, monkeypatch):
+    monkeypatch.setattr(contenders, "DIFFUSION", 0.0)
+    y1 = bench.CONTENDERS[name](drift, torch.tensor([[1.0, -2.0]]), 1000, 0)
+    exact = (1 - bench.STEP) ** 1000
+    torch.testing.assert_close(y1, torch.tensor([[exact, -2.0 * exact]]), rtol=1e-5, atol=0)
+
+
+def follows_the_law(contender, samples=20_000, steps=20):
+    """Mean and variance after some steps against those of the scheme; each fails by chance once in 2 million."""
+    y1 = contender(drift, torch.ones(samples, 1), steps, 0).double()
+    shrink = 1 - bench.STEP
+    mean = shrink**steps
+    variance = bench.DIFFUSION**2 * bench.STEP * (1 - shrink ** (2 * steps)) / (1 - shrink**2)
+    error_of_mean = abs(float(y1.mean()) - mean) / math.sqrt(variance / samples)
+    error_of_variance = abs(float(y1.var()) - variance) / (variance * math.sqrt(2 / samples))
+    return error_of_mean < 5 and error_of_variance < 5
+
+
+@pytest.mark.parametrize("name", bench.CONTENDERS)
+def test_every_contender_follows_the_law_of_the_scheme(name):
+    assert follows_the_law(bench.CONTENDERS[name])
+
+
+def test_a_loop_with_too_little_noise_does_not_follow_the_law():
+    def wrong(drift, y0, steps, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(steps):
+            noise = torch.randn(y0.shape, generator=generator)
+            y0 = y0 + bench.STEP * drift(0.0, y0) + 0.95 * bench.DIFFUSION * math.sqrt(bench.STEP) * noise
+        return y0
+
+    assert not follows_the_law(wrong)
+
+
+def test_every_repeat_runs_every_contender_once_and_each_comes_first_in_turn():
+    (turns,) = timing._schedule(["a", "b", "c"], [torch.ones(1, 1)], 3)
+    assert turns == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+
+
+def test_torchsde_joins_every_third_repeat_of_a_large_state():
+    names = list(bench.CONTENDERS)
+    (turns,) = timing._schedule(names, [torch.ones(10_000, 64)], 9)
+    assert turns.count(contenders.TORCHSDE) == 3
+    assert all(turns.count(name) == 9 for name in names if name != contenders.TORCHSDE)
+
+
+def test_the_result_holds_every_run(small):
+    assert small.shapes == ((1, 1), (3, 2))
+    assert [t.contender for t in small.timings] == 2 * list(bench.CONTENDERS)
+    assert all(len(t.seconds) == 2 and min(t.seconds) > 0 and t.steps == 4 for t in small.timings)
+    assert {t.contender: t.evaluations for t in small.timings} == {name: 4 for name in bench.CONTENDERS} | {
+        "torchsde": 5
+    }
+    assert [run.steps for run in small.memory] == [200]
+
+
+def test_the_result_survives_json(small):
+    assert bench.CoreBenchmark.from_dict(json.loads(json.dumps(small.as_dict()))) == small
+
+
+@pytest.mark.parametrize("layout", [repr, bench.CoreBenchmark.markdown])
+def test_the_tables_name_everything(small, layout):
+    text = layout(small)
+    for word in [*bench.CONTENDERS, "(3, 2)", "quartiles", "at most 1.3", "at least 4", "not measured", "one thread"]:
+        assert word in text
+
+
+def test_threads_and_random_state_are_left_as_they_were():
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(2)
+    try:
+        bench.core(1, steps=2, shapes=[(1, 1)], memory_steps=())
+        assert torch.get_num_threads() == 2
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def made_up(bare, one_level, path, torchsde):
+    """A result in which each contender took so many microseconds a step at each shape, and once in a while more."""
+    seconds = dict(zip(bench.CONTENDERS, (bare, one_level, path, torchsde), strict=True))
+    runs = [
+        bench.Timing(shape, name, 1000, 1000, (us * 1e-3, us * 1e-3, us))
+        for shape in bench.SHAPES
+        for name, us in seconds.items()
+    ]
+    return bench.CoreBenchmark(tuple(runs), (), 0)
+
+
+def test_figures_are_ratios_of_medians():
+    result = made_up(10.0, 10.5, 15.0, 75.0)
+    assert result.met
+    assert [figure.measured for figure in result.figures] == pytest.approx([1.05] * 3 + [1.5] + [5.0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("result", "missed"),
+    [
+        (made_up(10.0, 12.0, 15.0, 75.0), ["mlsde, one level / bare loop at (10000, 64)"]),
+        (made_up(10.0, 10.0, 21.0, 99.0), ["mlsde, BrownianPath / bare loop at (1000, 10)"]),
+        (
+            made_up(10.0, 10.0, 15.0, 59.0),
+            [f"torchsde / mlsde, BrownianPath at {shape}" for shape in [(1, 1), (1000, 10), (10_000, 64)]],
+        ),
+    ],
+)
+def test_a_missed_figure_is_called_missed(result, missed):
+    assert [figure.what for figure in result.figures if figure.verdict == "missed"] == missed
+    assert not result.met
+
+
+def test_without_torchsde_a_line_says_so(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchsde" else find(name))
+    result = bench.core(1, steps=2, shapes=[(1, 1)], memory_steps=())
+    assert "torchsde" not in {t.contender for t in result.timings}
+    assert repr(result).endswith("torchsde is not installed, so there is no comparison with it: pip install torchsde.")
+    assert result.figures[-1].verdict == "not measured"
+    assert not result.met
+
+
+@pytest.mark.parametrize("argument", ["repeats", "steps"])
+def test_a_count_that_is_not_positive_is_refused(argument):
+    with pytest.raises(ValueError, match=f"{argument} must be a positive integer, got 0"):
+        bench.core(**{argument: 0})
+
+
+def test_no_tensor_is_left_behind_by_a_step():
+    assert bench.memory(5000).tensors < 5
+
+
+def test_a_run_that_keeps_its_states_is_caught(monkeypatch):
+    solve, kept = mlsde.solve, []
+
+    def leaking(*arguments, callback, **options):
+        return solve(*arguments, callback=lambda n, t, y: (kept.append(y), callback(n, t, y)), **options)
+
+    monkeypatch.setattr(mlsde, "solve", leaking)
+    run = bench.memory(5000)
+    assert run.tensors > 4000
+    assert not run.constant
+
+
+def test_memory_that_grows_by_a_reference_a_step_is_called_growing():
+    assert bench.Memory(steps=1000, held=50.0, growth=0.01, tensors=0).constant
+    assert not bench.Memory(steps=1000, held=50.0, growth=8.0, tensors=0).constant
+
+
+def test_the_command_prints_the_table_and_writes_json(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "core", lambda repeats, progress: small)
+    file = tmp_path / "numbers" / "core.json"
+    assert main(["bench", "core", "--repeats", "2", "--json", str(file)]) == 0
+    assert repr(small) in capsys.readouterr().out
+    numbers = json.loads(file.read_text())
+    assert numbers["command"] == "mlsde bench core --repeats 2"
+    assert numbers["environment"]["torch"] == torch.__version__
+    assert bench.CoreBenchmark.from_dict(numbers) == small
+
+
+def test_the_command_renews_a_page_from_its_json(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "core", lambda repeats, progress: small)
+    file, page = tmp_path / "core.json", tmp_path / "page.md"
+    page.write_text("Before.\n<!-- numbers: begin -->\nold\n<!-- numbers: end -->\nAfter.\n")
+    main(["bench", "core", "--json", str(file)])
+    main(["bench", "core", "--read", str(file), "--markdown", str(page)])
+    text = page.read_text()
+    assert text.startswith("Before.\n")
+    assert text.endswith("After.\n")
+    assert "old" not in text
+    assert small.markdown() in text
+
+
+def test_a_page_without_markers_is_refused(small):
+    with pytest.raises(ValueError, match="numbers: begin"):
+        command.renewed("Nothing here.\n", {})
+
+
+def test_the_committed_page_says_what_the_committed_numbers_say():
+    numbers = json.loads((ROOT / "docs" / "results" / "bench-core.json").read_text())
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert command.renewed(page, numbers) == page

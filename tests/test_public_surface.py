@@ -1,0 +1,116 @@
+"""The public surface: what is exported, that it is documented, and that importing it does no work."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlsde
+
+PACKAGE = Path(mlsde.__file__).parent
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages([str(PACKAGE)], "mlsde.") if "__main__" not in module.name
+)
+HEAVY = ["matplotlib", "sklearn", "scipy", "torchsde", "diffusers", "pandas", "PIL"]
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = f"import sys, mlsde; print([name for name in {HEAVY} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_importing_the_package_does_no_work():
+    """No random state touched, no thread started, nothing printed, no warning, no default of torch changed."""
+    code = (
+        "import torch, numpy, threading, warnings; warnings.simplefilter('error', append=False)\n"
+        "def state(): return (torch.get_rng_state().tolist(), numpy.random.get_state()[1].tolist(), "
+        "torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), threading.active_count())\n"
+        "before = state(); import mlsde; assert state() == before\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_exported_name_is_there_and_listed_once():
+    assert len(set(mlsde.__all__)) == len(mlsde.__all__)
+    assert all(hasattr(mlsde, name) for name in mlsde.__all__)
+
+
+def parameters_of(thing):
+    """Names of the parameters a user gives."""
+    return [name for name in inspect.signature(thing).parameters if name not in ("self", "cls")]
+
+
+def named(parameter, text):
+    """Whether a docstring section explains ``parameter``: ``name:`` or ``one, name, other:`` at the start of a line."""
+    return re.search(rf"^\s+(\w+, )*{re.escape(parameter)}(, \w+)*: ", text, re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize("name", mlsde.__all__)
+def test_every_exported_name_is_documented_with_all_its_parameters(name):
+    thing = getattr(mlsde, name)
+    text = inspect.getdoc(thing)
+    assert text
+    assert not text.startswith(f"{name}("), "the docstring that a dataclass makes up"
+    assert text.splitlines()[0].rstrip().endswith((".", ":", "``"))
+    if isinstance(thing, type) and issubclass(thing, Exception):
+        return
+    sections = re.split(r"\n(?=(?:Args|Attributes):\n)", "\n" + text)[1:]
+    explained = "\n".join(sections)
+    # one field needs no section of its own, the sentence above explains it
+    missing = [p for p in parameters_of(thing) if not named(p, explained)]
+    assert not missing or len(parameters_of(thing)) == 1, missing
+
+
+@pytest.mark.parametrize("name", mlsde.__all__)
+def test_every_public_method_is_documented(name):
+    thing = getattr(mlsde, name)
+    for attribute, value in vars(thing).items() if isinstance(thing, type) else ():
+        function = getattr(value, "func", getattr(value, "fget", getattr(value, "__func__", value)))
+        if not attribute.startswith("_") and inspect.isfunction(function):
+            text = inspect.getdoc(function)
+            assert text, attribute
+            unnamed = [p for p in parameters_of(function) if not re.search(rf"\b{p}\b", text)]
+            assert not unnamed, f"{name}.{attribute}: {unnamed}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_is_for(module):
+    text = importlib.import_module(module).__doc__
+    assert text
+    assert text.split("\n\n")[0].rstrip().endswith(".")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_is_longer_than_500_lines(path):
+    assert len(path.read_text().splitlines()) <= 500
+
+
+LEAVES = ("cli", "diffusion", "study", "problems", "__main__")
+
+
+def imports(path):
+    """Modules of this package that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+def test_the_core_never_imports_a_leaf(path):
+    taken = {name.split(".")[1] for name in imports(path) if name.startswith("mlsde.")}
+    assert path.name == "__main__.py" or not taken & set(LEAVES)
+
+
+def test_the_package_is_typed_and_has_a_version():
+    assert (PACKAGE / "py.typed").exists()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", mlsde.__version__)
