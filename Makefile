@@ -28,7 +28,7 @@ lint: $(READY)  ## style and types
 	$(BIN)/mypy
 
 docs: $(READY)  ## the pages as a site under build/site; warnings are errors
-	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 bench: $(READY)  ## the price of a step against a bare loop and torchsde
 	$(BIN)/mlsde bench core --json out/bench-core.json

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 HALF_PRECISIONS = (torch.bfloat16, torch.float16)
+_MOST_STEPS = 10**9  # the plan keeps a few numbers for each step
 FLOATING = (torch.float32, torch.float64, *HALF_PRECISIONS)
 
 
@@ -73,6 +74,12 @@ def one_seed(seed: object) -> int:
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}.")
     return int(seed)
+
+
+def within(name: str, value: float, dtype: torch.dtype) -> None:
+    """Raise ``ValueError`` if ``dtype`` holds no number as large as ``value``."""
+    if abs(value) > torch.finfo(dtype).max:
+        raise ValueError(f"{name} must lie within the range of {dtype}, in which the run is summed, got {value:g}.")
 
 
 def seed_or_seeds(seed: object, batch: int) -> int | tuple[int, ...]:
@@ -154,7 +161,10 @@ def time_grid(t_span: Any, steps: Any, times: Any) -> np.ndarray:
         raise ValueError(f"give one of steps= (a number of equal steps) and times= (an explicit grid), got {came}.")
     if times is None:
         t0, t1 = time_span(t_span)
-        return _strictly_monotone("steps", np.linspace(t0, t1, positive_integer("steps", steps) + 1))
+        count = positive_integer("steps", steps)
+        if count > _MOST_STEPS:
+            raise ValueError(f"steps must be at most {_MOST_STEPS}, got {steps}.")
+        return _strictly_monotone("steps", np.linspace(t0, t1, count + 1))
     grid = as_float64("times", times)
     if len(grid) < 2:
         raise ValueError(f"times must hold at least two times, got {len(grid)}.")

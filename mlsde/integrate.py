@@ -122,6 +122,7 @@ class _Run:
             )
         self.levels = CountedLevels(sde.drift.levels, y0.dtype)
         self.dtype = torch.float32 if y0.dtype in checks.HALF_PRECISIONS else y0.dtype
+        checks.within("times", float(np.abs(times).max()), self.dtype)
         t0 = torch.tensor(times[0], dtype=self.dtype, device=y0.device)
         self.noise = None if sde.is_ode else NoiseTerm(sde, t0, y0, self.dtype)
         if sde.linear is not None:

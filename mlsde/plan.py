@@ -50,7 +50,8 @@ class Multilevel:
             first step.
         share: ``"batch"``: all samples share the coins, and a level is skipped for all. ``"sample"``: each sample
             has its own, and those that fire are evaluated as one smaller batch.
-        seed: seed of the coins; that of the solve by default.
+        seed: seed of the coins; that of the solve by default. With ``share="sample"`` and seeds per sample in the
+            solve, each sample's coins depend on both.
 
     Raises:
         ValueError: for unknown names, or ``extrapolate`` with independent or nested coins, whose gaps make the slope
@@ -286,15 +287,17 @@ def _level_number(level: object, count: int) -> int:
 
 
 def _keys(multilevel: Multilevel, seed: int | tuple[int, ...], batch: int) -> tuple[tuple[int, ...], ...]:
+    if multilevel.share == "sample" and not isinstance(seed, int):
+        return tuple((s,) if multilevel.seed is None else (int(multilevel.seed), s) for s in seed)
     if multilevel.seed is not None:
         seed = int(multilevel.seed)
-    if multilevel.share == "sample":
-        return tuple((seed, i) for i in range(batch)) if isinstance(seed, int) else tuple((s,) for s in seed)
     if not isinstance(seed, int):
         raise ValueError(
             "seed holds one seed per sample, but share='batch' tosses one coin for all: "
             "give the coins a seed with Multilevel(..., seed=...), or use share='sample'."
         )
+    if multilevel.share == "sample":
+        return tuple((seed, i) for i in range(batch))
     return ((seed,),)
 
 

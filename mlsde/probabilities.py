@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from torch import Tensor
 
 from mlsde import checks
 from mlsde.hierarchy import DriftHierarchy
@@ -53,8 +52,8 @@ class PowerLaw:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        checks.positive_number("gamma", self.gamma)
-        checks.positive_number("scale", self.scale)
+        object.__setattr__(self, "gamma", checks.positive_number("gamma", self.gamma))
+        object.__setattr__(self, "scale", checks.positive_number("scale", self.scale))
 
     def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
         """Return the same row at every time."""
@@ -111,8 +110,8 @@ class Optimal:
     sensitivity: Callable[[float], float] | None = field(default=None)
 
     def __post_init__(self) -> None:
-        checks.positive_number("budget", self.budget)
-        checks.positive_number("order", self.order)
+        object.__setattr__(self, "budget", checks.positive_number("budget", self.budget))
+        object.__setattr__(self, "order", checks.positive_number("order", self.order))
         if self.sensitivity is not None and not callable(self.sensitivity):
             raise TypeError(f"sensitivity must be a function of t, got {self.sensitivity!r}.")
 
@@ -138,7 +137,10 @@ class Optimal:
         def dearest(at: Callable[[float], np.ndarray]) -> np.ndarray:
             return at(_largest_scale(lambda scale: price(at(scale)), self.budget, *scales))
 
-        tables = [dearest(lambda scale, x=x: _raised(scale * urgency, x)) for x in _SURE]  # type: ignore[misc]
+        def raised_from(sure: float) -> Callable[[float], np.ndarray]:
+            return lambda scale: np.where(scale * urgency >= sure, 1.0, scale * urgency)
+
+        tables = [dearest(raised_from(sure)) for sure in _SURE]
         best = min(tables, key=lambda table: self._predicted(errors, table))
         return dearest(lambda scale: np.where(best == 1.0, 1.0, np.minimum(1.0, scale * urgency)))
 
@@ -164,10 +166,6 @@ class Optimal:
                 raise ValueError(f"sensitivity must not be negative, got {w.min():g}.")
             weights = weights * w[:, None]
         return weights
-
-
-def _raised(values: np.ndarray, sure: float) -> np.ndarray:
-    return np.where(values >= sure, 1.0, values)
 
 
 def _largest_scale(price: Callable[[float], float], budget: float, low: float, high: float) -> float:

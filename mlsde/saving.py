@@ -85,7 +85,7 @@ class Saver:
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Saved times and states."""
-        ts = torch.tensor([t for t, _ in self._saved], dtype=torch.float64)
+        ts = torch.tensor([t for t, _ in self._saved], dtype=torch.float64, device="cpu")
         if not self._saved:
             return ts, self._like.new_empty((0, *self._like.shape))
         return ts, torch.stack([state for _, state in self._saved])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,6 +162,7 @@ def _noise(noise: str | None, diffusion: Any) -> str | None:
 
 def _arity(function: Callable[..., Any]) -> int:
     """1 for ``g(t)``, else 2: the positional parameters that have no default."""
+    function = function.forward if isinstance(function, torch.nn.Module) else function
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -188,6 +190,9 @@ class NoiseTerm:
         self._constant = None if callable(sde.diffusion) else sde.diffusion
         self._numbers = sde.additive and sde.noise != "general"
         self._motions: int | None = None
+        self._most = torch.finfo(work_dtype).max
+        if isinstance(self._constant, (int, float)):
+            checks.within("diffusion", self._constant, work_dtype)
         if isinstance(self._constant, Tensor):
             self._constant = self._check(self._constant)
         with torch.no_grad():
@@ -226,7 +231,10 @@ class NoiseTerm:
         except Exception as error:
             error.add_note(f"raised by the diffusion at t={float(t):g}")
             raise
-        return g if self._numbers and isinstance(g, (int, float)) else self._check(g)
+        if self._numbers and isinstance(g, (int, float)):
+            # torch refuses to multiply with a number that the dtype cannot hold, but not with infinity
+            return g if abs(g) <= self._most else g * math.inf
+        return self._check(g)
 
     def _check(self, g: Any) -> Tensor:
         if not isinstance(g, Tensor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -103,3 +104,6 @@ class NonFiniteError(RuntimeError):
     def __init__(self, message: str, step: int | None, time: float | None, culprit: str, solution: Solution) -> None:
         super().__init__(message)
         self.step, self.time, self.culprit, self.solution = step, time, culprit, solution
+
+    def __reduce__(self) -> tuple[Any, ...]:  # an exception is otherwise pickled with its message alone
+        return type(self), (str(self), self.step, self.time, self.culprit, self.solution)

@@ -82,7 +82,7 @@ def _milstein(equation: Equation) -> Stepper:
         nonlocal first
         assert g is not None and dw is not None, "refused by compatible()"
         if first and g.noise == "diagonal":
-            _refuse_mixing(g, step.t, y)
+            _refuse_mixing(g, step.t, y, instead=_general_method(equation.sde))
         first = False
         value, slope = _value_and_slope(g, step.t, y)
         square = dw * dw - abs(step.h) if ito else dw * dw
@@ -105,7 +105,7 @@ def _value_and_slope(g: NoiseTerm, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def _refuse_mixing(g: NoiseTerm, t: Tensor, y: Tensor) -> None:
+def _refuse_mixing(g: NoiseTerm, t: Tensor, y: Tensor, instead: str) -> None:
     """Diagonal noise needs a diagonal Jacobian ``J``: then flipping signs by ``v`` gives ``v * (J v) = J 1``."""
 
     def flipped(v: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _refuse_mixing(g: NoiseTerm, t: Tensor, y: Tensor) -> None:
         if float((flipped(v) - diagonal).abs().max()) > 1e-4 * scale:
             raise ValueError(
                 "method='milstein' with noise='diagonal' needs each g_i to depend on y_i alone, but here some g_i "
-                "depends on another component; use method='euler'."
+                f"depends on another component; use {instead}."
             )
 
 
@@ -177,6 +177,11 @@ METHODS = {
 }
 
 
+def _general_method(sde: SDE) -> str:
+    """What serves every noise in the equation's calculus."""
+    return "method='euler'" if sde.calculus == "ito" else "method='heun'"
+
+
 def compatible(name: str, sde: SDE, multilevel: Multilevel | None) -> Method:
     """Return the method of that name; refuse what makes no mathematical sense.
 
@@ -193,7 +198,8 @@ def compatible(name: str, sde: SDE, multilevel: Multilevel | None) -> Method:
     if name == "heun" and multiplicative and sde.calculus == "ito":
         raise ValueError(
             "method='heun' on an Itô equation with multiplicative noise would converge to the Stratonovich solution; "
-            "use method='euler' or 'milstein', or state the equation with calculus='stratonovich'."
+            "use method='euler' (or 'milstein' for diagonal and scalar noise), "
+            "or state the equation with calculus='stratonovich'."
         )
     if name == "heun" and multilevel is not None and multilevel.correction in ("impulse", "control"):
         raise ValueError(
@@ -204,7 +210,7 @@ def compatible(name: str, sde: SDE, multilevel: Multilevel | None) -> Method:
         what = "an ODE" if sde.is_ode else "additive noise" if sde.additive else f"{sde.noise} noise"
         raise ValueError(
             f"method='milstein' is for diagonal and scalar noise that depends on the state, and this is {what}; "
-            "use method='euler'" + (", which is the same there." if not multiplicative else ".")
+            + (f"use {_general_method(sde)}." if multiplicative else "use method='euler', which is the same there.")
         )
     if name == "exponential" and sde.linear is None:
         raise ValueError("method='exponential' needs a linear part in closed form: SDE(..., linear=...).")

@@ -1,8 +1,8 @@
 """What is known of the method before a run: the variance of the drift estimate and bounds on the error it causes.
 
 The variance is that of the Multilevel Euler-Maruyama method (arXiv 2603.24594); the cross terms of nested coins and the
-error bounds are derived in docs/theory.md. All bounds are for impulses with independent coins and compare with
-Euler-Maruyama of the top level on the same path.
+error bounds are derived in docs/theory.md. The bounds are for impulses whose coins are independent in time (independent
+or nested ones) and compare with Euler-Maruyama of the top level on the same path.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ def splits():
     return [[whole[:3], whole[3:]], [whole[:1], whole[1:]], [[i] for i in whole]]
 
 
-def assert_splits_agree(parts=None, **options):
+def assert_splits_agree(ways=None, **options):
     whole = one_run(range(BATCH), **options)
-    for parts in splits() if parts is None else [parts]:
+    for parts in ways or splits():
         pieces = [one_run(part, **options) for part in parts]
         torch.testing.assert_close(torch.cat([piece.y1 for piece in pieces]), whole.y1, rtol=1e-12, atol=1e-12)
         spent = sum(piece.stats.cost * len(part) for piece, part in zip(pieces, parts, strict=True))
@@ -90,7 +90,7 @@ def test_splitting_does_not_matter_to_other_steppers(method, options):
 
 def test_splitting_does_not_matter_to_milstein():
     sde = SDE(LADDER, lambda t, y: 0.3 * torch.cos(y), noise="diagonal")
-    assert_splits_agree(splits()[0], sde=sde, method="milstein", multilevel=per_sample())
+    assert_splits_agree(splits()[:1], sde=sde, method="milstein", multilevel=per_sample())
 
 
 def test_splitting_does_not_matter_to_a_path_with_seeds_per_sample():
@@ -152,3 +152,10 @@ def test_a_level_is_evaluated_for_the_samples_that_fire_and_no_others():
     assert sizes == [count for count in fires.sum(axis=1).tolist() if count]
     assert solution.stats.evaluations[1] * BATCH == sum(sizes)
     assert solution.stats.cost == pytest.approx(solution.plan.cost)
+
+
+def test_a_batch_may_be_split_with_a_seed_for_the_coins_too():
+    multilevel = Multilevel(Constant([1.0, 0.4, 0.2]), "independent", "impulse", share="sample", seed=9)
+    assert_splits_agree(multilevel=multilevel)
+    other = Multilevel(Constant([1.0, 0.4, 0.2]), "independent", "impulse", share="sample", seed=8)
+    assert not torch.equal(one_run(range(2), multilevel=multilevel).y1, one_run(range(2), multilevel=other).y1)

@@ -1,6 +1,7 @@
 """What goes wrong inside a run: states and levels that become NaN or infinite, and exceptions of the user's own."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -266,3 +267,10 @@ def test_the_device_is_asked_once_a_block_and_never_once_a_step(options):
     more = synchronisations(256, **options) - synchronisations(64, **options)
     remembered = 3 if "multilevel" in options and options["multilevel"].correction != "impulse" else 0
     assert more == 3 * (1 + remembered)
+
+
+def test_a_fault_survives_the_way_from_one_process_to_another():
+    fault = fault_of(SDE(failing(at=100)), save_at="steps")
+    copy = pickle.loads(pickle.dumps(fault))
+    assert (str(copy), copy.step, copy.time, copy.culprit) == (str(fault), 100, 100 / N, "drift level 1")
+    assert torch.equal(copy.solution.ys, fault.solution.ys)

@@ -40,10 +40,12 @@ def test_gradients_through_every_correction_are_those_of_finite_differences(corr
     found = torch.autograd.grad(loss_of(theta, sigma, y0, multilevel=multilevel), [theta, sigma, y0])
 
     def difference(shift):
+        def there(by):
+            moved = [p + by * d for p, d in zip((theta, sigma, y0), shift, strict=True)]
+            return loss_of(*moved, multilevel=multilevel)
+
         with torch.no_grad():
-            there = [loss_of(*(p + s * d for p, d in zip((theta, sigma, y0), shift, strict=True)), multilevel=multilevel)
-                     for s in (1e-5, -1e-5)]  # fmt: skip
-        return (there[0] - there[1]) / 2e-5
+            return (there(1e-5) - there(-1e-5)) / 2e-5
 
     zero = [torch.zeros_like(p) for p in (theta, sigma, y0)]
     for i in range(3):

@@ -1,6 +1,7 @@
 """The loop: what it calls, how often, with what, and that what comes back is the scheme's own result."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def shared(p=(1.0, 0.3), correction="hold", **options):
 
 def by_hand(f, y, times, dw=None, g=None):
     """Euler-Maruyama as one would write it down."""
-    for n, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for n, (t, t_next) in enumerate(pairwise(times)):
         y = y + (t_next - t) * f(t, y) + (0 if dw is None else g(t, y) * dw[n])
     return y
 
@@ -322,3 +323,21 @@ def test_the_initial_state_is_not_written_into():
 def test_an_expanded_initial_state_is_taken_as_it_is():
     y0 = torch.ones(1, 1).expand(4, 3)
     assert solve(SDE(COARSE, 0.5), y0, (0, 1), steps=5).y1.std() > 0
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_a_diffusion_may_be_a_function_of_time_alone(module):
+    class OfTime(nn.Module):
+        def forward(self, t):
+            return 0.3 + t
+
+    diffusion = OfTime() if module else lambda t: 0.3 + t
+    assert SDE(COARSE, diffusion).additive
+    dw = torch.ones(5, 3, dtype=torch.float64)
+    end = solve(SDE(COARSE, diffusion), Y0, (0, 1), steps=2, brownian=lambda a, b: dw).y1
+    torch.testing.assert_close(end, by_hand(COARSE, Y0, [0, 0.5, 1], [dw, dw], lambda t, y: 0.3 + t))
+
+
+def test_an_additive_diffusion_may_be_a_function_of_the_state_s_shape():
+    sde = SDE(COARSE, lambda t, y: torch.full_like(y, 0.3))
+    assert torch.equal(solve(sde, Y0, (0, 1), steps=9).y1, solve(SDE(COARSE, 0.3), Y0, (0, 1), steps=9).y1)

@@ -28,7 +28,6 @@ from mlsde.variances import LevelVariances, level_variances
 
 T_SPAN = (1.0, 1e-3)
 PATTERNS = 15
-PILOT_SAMPLES, PILOT_STEPS = 8, 25
 
 
 @dataclass(frozen=True)
@@ -127,19 +126,26 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Setting:
-    """Size of the demo: samples, steps of the full run, budgets as parts of its cost, seeds of the coins."""
+    """Size of the demo: samples, steps of the full run, budgets as parts of its cost, seeds of the coins, the pilot."""
 
     samples: int = 128
     steps: int = 400
     budgets: tuple[int, ...] = (3, 6, 12)
     seeds: int = 5
     seed: int = 0
+    pilot_samples: int = 8
+    pilot_steps: int = 25
 
     def __post_init__(self) -> None:
-        for name in ("samples", "steps", "seeds"):
+        for name in ("samples", "steps", "seeds", "pilot_samples", "pilot_steps"):
             checks.positive_integer(name, getattr(self, name))
-        if self.samples < PILOT_SAMPLES:
-            raise ValueError(f"samples must be at least the {PILOT_SAMPLES} of the pilot, got {self.samples}.")
+        # a pilot step costs about one step of the full run, for each of its samples
+        share = self.pilot_samples * self.pilot_steps / (self.samples * self.steps) * max(self.budgets)
+        if share > 0.5:
+            raise ValueError(
+                f"the pilot would take {share:.0%} of the smallest budget; raise samples={self.samples} or "
+                f"steps={self.steps}, or lower pilot_samples={self.pilot_samples} or pilot_steps={self.pilot_steps}."
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -177,15 +183,15 @@ class Contest:
         return solve(self.sde, self.y0, T_SPAN, steps=steps, brownian=self.path, **options)
 
     def _measure_variances(self) -> LevelVariances:
-        few = self.y0[:PILOT_SAMPLES]
+        few = self.y0[: self.setting.pilot_samples]
         path = None if self.path is None else BrownianPath(0.0, 1.0, like=few, seed=self.setting.seed + 1)
-        return level_variances(self.sde, few, T_SPAN, steps=PILOT_STEPS, brownian=path)
+        return level_variances(self.sde, few, T_SPAN, steps=self.setting.pilot_steps, brownian=path)
 
     @property
     def pilot_cost(self) -> float:
         """Cost of the pilot, shared among the trajectories of the run."""
         assert self.pilot.cost is not None
-        return self.pilot.cost * PILOT_SAMPLES / self.setting.samples
+        return self.pilot.cost * self.setting.pilot_samples / self.setting.samples
 
     def row(self, method: str, budget: int | None, runs: Sequence[Solution], *, pilot: bool = False) -> Row:
         """Sum up the runs of one method."""

@@ -63,7 +63,7 @@ def _draw_digits(figure: Any, demo: Demo, budget: int) -> None:
     for line, (label, states) in zip(grid, rows, strict=True):
         images = demo.ladder.images(states[:SHOWN])
         for axes, image in zip(line, images, strict=False):
-            axes.imshow(image, cmap="gray_r", vmin=-1, vmax=1)
+            axes.imshow(image.numpy(), cmap="gray_r", vmin=-1, vmax=1)
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set_visible(False)

@@ -36,6 +36,7 @@ class GaussianMixture:
         if not bool((variances > 0).all()) or not bool((weights > 0).all()):
             raise ValueError("variances and weights must be above zero.")
         self.centres, self.variances, self.process = centres, variances, process
+        self._squares = centres**2
         self.log_weights = torch.log(weights / weights.sum())
 
     def __repr__(self) -> str:
@@ -46,7 +47,7 @@ class GaussianMixture:
         alpha, sigma = self.process.alpha(float(t)), self.process.sigma(float(t))
         precision = 1.0 / (alpha**2 * self.variances + sigma**2)
         # log w_j - 1/2 |y - alpha c_j|^2 in the metric of the precision, up to what all j share
-        shifted = self.log_weights - 0.5 * alpha**2 * ((self.centres**2) @ precision)
+        shifted = self.log_weights - 0.5 * alpha**2 * (self._squares @ precision)
         logits = torch.addmm(shifted, y * precision, self.centres.T, alpha=alpha)
         mean = torch.softmax(logits, dim=1) @ self.centres
         return sigma * precision * (y - alpha * mean)
