@@ -150,9 +150,11 @@ class BrownianPath:
 
     def _leaf(self, t: float) -> int:
         t = float(t)
-        if not self.t0 <= t <= self.t1:
+        slack = 2.0**-23 * max(abs(self.t0), abs(self.t1))  # the ends may come rounded to float32
+        if not self.t0 - slack <= t <= self.t1 + slack:
             raise ValueError(f"t={t} lies outside the path's interval [{self.t0}, {self.t1}]; make the path longer.")
-        return round((t - self.t0) / (self.t1 - self.t0) * self._leaves)
+        within = min(max(t, self.t0), self.t1)
+        return round((within - self.t0) / (self.t1 - self.t0) * self._leaves)
 
     def _at(self, leaf: int) -> Tensor:
         """Value at a leaf: leave the cells that do not hold it, then split until it is an end."""

@@ -87,14 +87,14 @@ class SharedEstimator:
             memory = self.memory[k]
             assert memory is not None, "corrections with a memory fire every level at the first step"
             estimate = _plus(estimate, coefficient, memory.at(now))  # sum_k (1 - w_k) m_k
-        if stage == 0 and step.remembers:
+        if stage == 0 and step.kept:
             self._remember(step, f, now)
         return torch.zeros_like(y) if estimate is None else estimate
 
     def _remember(self, step: _SharedStep, f: dict[int, Tensor], now: float) -> None:
         memory, below = list(self.memory), None
         for k in range(len(memory)):
-            if k in step.fired:
+            if k in step.kept:
                 difference = self._difference(k, f, below)
                 before = memory[k]
                 memory[k] = (
@@ -127,13 +127,12 @@ class _SharedStep:
     needs: tuple[int, ...]
     coefficients: tuple[tuple[int, float], ...]
     memories: tuple[tuple[int, float], ...]
-    fired: frozenset[int]
-    remembers: bool
+    kept: frozenset[int]
 
 
 def _shared_steps(block: PlanBlock, remembers: bool, known: dict[bytes, _SharedStep]) -> list[_SharedStep]:
     """Steps of a block. Few of them differ, so those already ``known`` are used again."""
-    columns = (block.evaluates, block.fires, block.coefficients, block.weights)
+    columns = (block.evaluates, block.fires & block.keeps, block.coefficients, block.weights)
     steps = []
     for row, key in enumerate(map(bytes, np.concatenate(columns, axis=1, dtype=np.float64))):
         if key not in known:
@@ -152,8 +151,7 @@ def _shared_step(block: PlanBlock, row: int, remembers: bool) -> _SharedStep:
         needs=needs,
         coefficients=tuple((k, float(coefficients[k])) for k in needs),
         memories=tuple((k, float(1.0 - w)) for k, w in enumerate(weights) if w != 1.0) if remembers else (),
-        fired=frozenset(np.flatnonzero(block.fires[row]).tolist()),
-        remembers=remembers,
+        kept=frozenset(np.flatnonzero(block.fires[row] & block.keeps[row]).tolist()),
     )
 
 
@@ -190,11 +188,10 @@ class PerSampleEstimator:
         if self._plan.remembers:
             for k, memory in enumerate(self.memory):
                 if memory is not None:
-                    estimate = estimate + _column(1.0 - block.weights[row, k], y) * memory.at(
-                        now
-                    )  # sum_k (1 - w_k) m_k
+                    kept = _column(1.0 - block.weights[row, k], y)
+                    estimate = estimate + kept * memory.at(now)  # sum_k (1 - w_k) m_k
             if stage == 0:
-                self._remember(block.fires[row], evaluates, f, now, y)
+                self._remember(block.fires[row] & block.keeps[row][:, None], evaluates, f, now, y)
         return estimate
 
     def _scattered(self, k: int, chosen: np.ndarray, t: Tensor, y: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ class PlanBlock:
         coefficients: what multiplies the value of level ``k`` in the estimate.
         evaluates: which levels are evaluated at the (first stage of the) step; ``coefficients`` may be 0 there if the
             value is needed to remember two differences apart.
+        keeps: shape ``(steps, K)``: where a level that fires must be remembered, because it may not fire next.
     """
 
     start: int
@@ -95,6 +96,7 @@ class PlanBlock:
     weights: np.ndarray
     coefficients: np.ndarray
     evaluates: np.ndarray
+    keeps: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,13 +155,14 @@ class Plan:
         heights = _inverse(p) if self.correction in ("impulse", "control") else np.ones_like(p)
         weights = np.where(fires, heights, 0.0)
         if self.differences:
-            return PlanBlock(start, stop, fires, weights, weights, fires)
+            return PlanBlock(start, stop, fires, weights, weights, fires, self._keeps[start:stop])
         # w_k - w_{k+1}, with w_{K+1} = 0
         coefficients = weights - np.concatenate([weights[:, 1:], np.zeros_like(weights[:, :1])], axis=1)
         apart = self._apart[start:stop]
         apart = apart[..., None] if per_sample else apart
         both = fires & np.concatenate([fires[:, 1:], np.zeros_like(fires[:, :1])], axis=1)
-        return PlanBlock(start, stop, fires, weights, coefficients, (coefficients != 0) | (both & apart))
+        evaluates = (coefficients != 0) | (both & apart)
+        return PlanBlock(start, stop, fires, weights, coefficients, evaluates, self._keeps[start:stop])
 
     @cached_property
     def _running(self) -> np.ndarray:
@@ -182,6 +185,15 @@ class Plan:
             merged = merged & _shifted(together, 2) & _shifted(together, -1)
         apart[:-1, :-1] = ~merged[:-1]
         return apart
+
+    @cached_property
+    def _keeps(self) -> np.ndarray:
+        """Where a firing must be remembered: not if the level is sure to fire before the memory is used; ``(N, K)``."""
+        if not self.remembers:
+            return np.zeros(self.probabilities.shape, dtype=bool)
+        sure = self.probabilities >= 1
+        forgotten = _shifted(sure, 1)
+        return ~(forgotten & _shifted(sure, 2) if self.correction == "extrapolate" else forgotten)
 
     @cached_property
     def evaluations(self) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Steppers: one step of each scheme, written like its algorithm box.
 
 A stepper gets the step number ``n``, its :class:`Step` (times and length), the state ``y``, the increment ``dw`` (or
-``None`` for an ODE), the drift estimate ``f(n, t, y, stage)`` and the noise term ``g``, and returns the next state.
+``None`` for an ODE), the drift estimate ``f(n, step, y, stage)`` and the noise term ``g``, and returns the next state.
 
 Orders: Euler-Maruyama strong 1/2 (1 for additive noise), weak 1; Milstein strong 1; Heun 2 on an ODE, strong 1 on
-additive noise; exponential Euler as Euler-Maruyama, exact in its linear part. Source: P. E. Kloeden & E. Platen,
-*Numerical Solution of Stochastic Differential Equations* (1992), doi:10.1007/978-3-662-12616-5.
+additive and on commuting Stratonovich noise (1/2 if it does not commute), weak 1; exponential Euler as
+Euler-Maruyama, exact in its linear part. Source: P. E. Kloeden & E. Platen, *Numerical Solution of Stochastic
+Differential Equations* (1992), doi:10.1007/978-3-662-12616-5.
 """
 
 from __future__ import annotations

@@ -234,6 +234,15 @@ def test_times_outside_the_interval_are_refused():
         path()(0.0, 1.1)
 
 
+def test_an_end_that_was_rounded_to_float32_is_still_the_end():
+    short = BrownianPath(0.0, 0.3, shape=(2,), seed=1)
+    end = float(torch.tensor(0.3, dtype=torch.float32))
+    assert end > 0.3
+    assert torch.equal(short.value(end), short.value(0.3))
+    with pytest.raises(ValueError, match="lies outside"):
+        short.value(0.3 + 1e-6)
+
+
 def test_steps_below_the_resolution_are_refused_and_equal_times_are_not():
     with pytest.raises(ValueError, match="closer than the path resolves"):
         path()(0.5, 0.5 + 1e-12)
