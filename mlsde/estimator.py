@@ -92,25 +92,13 @@ class SharedEstimator:
         return torch.zeros_like(y) if estimate is None else estimate
 
     def _remember(self, step: _SharedStep, f: dict[int, Tensor], now: float) -> None:
-        memory, below = list(self.memory), None
-        for k in range(len(memory)):
-            if k in step.kept:
-                difference = self._difference(k, f, below)
-                before = memory[k]
-                memory[k] = (
-                    _Memory(difference, now) if before is None else before.after(difference, now, self._extrapolates)
-                )
-            below = f.get(k, below)
+        memory = list(self.memory)
+        for k in step.kept:
+            before, difference = memory[k], _difference(k, f, self._plan.differences)
+            memory[k] = (
+                _Memory(difference, now) if before is None else before.after(difference, now, self._extrapolates)
+            )
         self.memory = tuple(memory)
-
-    def _difference(self, k: int, f: dict[int, Tensor], below: Tensor | None) -> Tensor:
-        """``D_k``; zero where ``f^k`` was not needed, its share then being remembered with level ``k + 1``.
-
-        Never the level's own tensor, which a level with a buffer overwrites at its next evaluation.
-        """
-        if k not in f:
-            return torch.zeros_like(next(iter(f.values())))
-        return f[k].clone() if below is None or self._plan.differences else f[k] - below
 
     def _step(self, n: int) -> _SharedStep:
         if not self._start <= n < self._stop:
@@ -127,7 +115,7 @@ class _SharedStep:
     needs: tuple[int, ...]
     coefficients: tuple[tuple[int, float], ...]
     memories: tuple[tuple[int, float], ...]
-    kept: frozenset[int]
+    kept: tuple[int, ...]
 
 
 def _shared_steps(block: PlanBlock, remembers: bool, known: dict[bytes, _SharedStep]) -> list[_SharedStep]:
@@ -151,7 +139,7 @@ def _shared_step(block: PlanBlock, row: int, remembers: bool) -> _SharedStep:
         needs=needs,
         coefficients=tuple((k, float(coefficients[k])) for k in needs),
         memories=tuple((k, float(1.0 - w)) for k, w in enumerate(weights) if w != 1.0) if remembers else (),
-        kept=frozenset(np.flatnonzero(block.fires[row] & block.keeps[row]).tolist()),
+        kept=tuple(np.flatnonzero(block.fires[row] & block.keeps[row]).tolist()),
     )
 
 
@@ -160,6 +148,11 @@ def _plus(total: Tensor | None, factor: float, value: Tensor) -> Tensor:
     if total is None:
         return value if factor == 1.0 else factor * value
     return torch.add(total, value, alpha=factor)
+
+
+def _difference(k: int, f: dict[int, Tensor], differences: bool) -> Tensor:
+    """``D_k``; never the level's own tensor, which a level with a buffer overwrites at its next evaluation."""
+    return f[k].clone() if k == 0 or differences else f[k] - f[k - 1]
 
 
 class PerSampleEstimator:
@@ -191,7 +184,7 @@ class PerSampleEstimator:
                     kept = _column(1.0 - block.weights[row, k], y)
                     estimate = estimate + kept * memory.at(now)  # sum_k (1 - w_k) m_k
             if stage == 0:
-                self._remember(block.fires[row] & block.keeps[row][:, None], evaluates, f, now, y)
+                self._remember(block.fires[row] & block.keeps[row][:, None], f, now)
         return estimate
 
     def _scattered(self, k: int, chosen: np.ndarray, t: Tensor, y: Tensor) -> Tensor:
@@ -201,23 +194,16 @@ class PerSampleEstimator:
         index = torch.as_tensor(np.flatnonzero(chosen), device=y.device)
         return torch.zeros_like(y).index_copy(0, index, self._levels(k, t, y.index_select(0, index)))
 
-    def _remember(self, fires: np.ndarray, evaluates: np.ndarray, f: dict[int, Tensor], now: float, y: Tensor) -> None:
-        memory, below = list(self.memory), torch.zeros_like(y)
-        for k in range(len(memory)):
-            value, known = f.get(k), _column(evaluates[k], y) != 0
-            if fires[k].any():
-                difference = torch.zeros_like(y)
-                if value is not None:
-                    difference = value if self._plan.differences else torch.where(known, value - below, difference)
-                memory[k] = self._updated(memory[k], fires[k], difference, now)
-            if value is not None:
-                below = torch.where(known, value, below)
+    def _remember(self, kept: np.ndarray, f: dict[int, Tensor], now: float) -> None:
+        memory = list(self.memory)
+        for k in np.flatnonzero(kept.any(axis=1)).tolist():
+            memory[k] = self._updated(memory[k], kept[k], _difference(k, f, self._plan.differences), now)
         self.memory = tuple(memory)
 
     def _updated(self, before: _Memory | None, fires: np.ndarray, difference: Tensor, now: float) -> _Memory:
         """Memory of one level in which only the samples that fired are renewed."""
         if before is None:
-            return _Memory(difference.clone(), np.full(len(fires), now))  # it may be a buffer of the level's
+            return _Memory(difference, np.full(len(fires), now))
         fired = _column(fires, difference) != 0
         after = before.after(difference, now, self._extrapolates)
         slope = after.slope

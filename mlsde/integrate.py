@@ -6,12 +6,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mlsde import checks
 from mlsde.brownian import Brownian, IndependentIncrements, PathIncrements
@@ -22,6 +21,9 @@ from mlsde.saving import Saver
 from mlsde.sde import SDE, NoiseTerm
 from mlsde.solution import NonFiniteError, Solution, Stats
 from mlsde.steppers import Equation, Step, Stepper, compatible
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Callback = Callable[[int, float, Tensor], Any]
 
@@ -61,7 +63,8 @@ def solve(
         save_at: times to save, interpolated linearly between steps; ``"steps"`` for all of the grid; by default the
             last time alone.
         callback: called as ``callback(n, t, y)`` after each step with the number of steps done, the time and the
-            state (not to be written into); if it returns ``True`` the run ends there.
+            state (not to be written into); if it returns ``True`` the run ends there, so do not return what something
+            else answered, such as a progress bar's ``update``.
         progress: show a bar in units of cost.
         gradients: keep the graph, to differentiate through the solve.
 
@@ -186,6 +189,8 @@ class _Run:
 
     def bar(self) -> tqdm[Any]:
         """A progress bar in units of cost, or of steps where there are no costs."""
+        from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
+
         total = self.plan.steps if self.plan.cost is None else self.plan.cost
         self._shown_cost = 0.0
         return tqdm(total=total, unit="steps" if self.plan.cost is None else "cost", unit_scale=True)

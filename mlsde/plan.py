@@ -6,7 +6,7 @@ It is settled on the host before the first evaluation, and served in blocks, so 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -172,19 +172,11 @@ class Plan:
     def _apart(self) -> np.ndarray:
         """Where levels ``k`` and ``k + 1``, firing together, must be remembered apart; shape ``(N, K)``.
 
-        Not where they are sure to fire together whenever the memory of that step would be used: their sum is enough
-        then, and ``f^k`` cancels from it. So an always-on prefix costs one evaluation with a memory too.
+        There ``f^k`` is evaluated although it cancels from the estimate. Where neither is remembered it is not: so an
+        always-on prefix costs one evaluation with a memory too.
         """
-        apart = np.zeros(self.probabilities.shape, dtype=bool)
-        if not self.remembers:
-            return apart
-        sure = self.probabilities >= 1
-        together = sure[:, :-1] & sure[:, 1:]
-        merged = _shifted(together, 1)
-        if self.correction == "extrapolate":
-            merged = merged & _shifted(together, 2) & _shifted(together, -1)
-        apart[:-1, :-1] = ~merged[:-1]
-        return apart
+        keeps = self._keeps
+        return np.concatenate([keeps[:, :-1] | keeps[:, 1:], np.zeros_like(keeps[:, :1])], axis=1)
 
     @cached_property
     def _keeps(self) -> np.ndarray:
@@ -192,8 +184,8 @@ class Plan:
         if not self.remembers:
             return np.zeros(self.probabilities.shape, dtype=bool)
         sure = self.probabilities >= 1
-        forgotten = _shifted(sure, 1)
-        return ~(forgotten & _shifted(sure, 2) if self.correction == "extrapolate" else forgotten)
+        forgotten = _later(sure, 1)
+        return ~(forgotten & _later(sure, 2) if self.correction == "extrapolate" else forgotten)
 
     @cached_property
     def evaluations(self) -> np.ndarray:
@@ -271,7 +263,21 @@ def multilevel_plan(
         assert cost is not None, "rules ask for the costs before they ask for a price"
         return cost
 
-    return plan_for(probability_table(multilevel.probabilities, times, drift, price))
+    plan = plan_for(probability_table(multilevel.probabilities, times, drift, price))
+    if multilevel.coins == "periodic":
+        _refuse_silent_levels(plan)
+    return plan
+
+
+def _refuse_silent_levels(plan: Plan) -> None:
+    """Coins without chance that never fire a level drop its difference from every run, not from an unlucky one."""
+    fired = replace(plan, share="batch", keys=plan.keys[:1]).block(0, plan.steps).fires.any(axis=0)
+    if not fired.all():
+        k = int(np.argmin(fired))
+        raise ValueError(
+            f"with coins='periodic' level {k + 1} would never fire in {plan.steps} steps, its probabilities summing to "
+            f"{plan.probabilities[:, k].sum():.3g}; raise them, or use coins='systematic'."
+        )
 
 
 def fixed_plan(
@@ -317,14 +323,9 @@ def _inverse(p: np.ndarray) -> np.ndarray:
     return np.divide(1.0, p, out=np.zeros_like(p), where=p > 0)
 
 
-def _shifted(sure: np.ndarray, by: int) -> np.ndarray:
-    """Row ``n`` of the result is row ``n + by``; rows beyond the ends count as sure."""
-    out = np.ones_like(sure)
-    if by > 0:
-        out[:-by] = sure[by:]
-    else:
-        out[-by:] = sure[:by]
-    return out
+def _later(sure: np.ndarray, steps: int) -> np.ndarray:
+    """What holds a number of steps later; beyond the end everything counts as sure."""
+    return np.concatenate([sure[steps:], np.ones_like(sure[:steps])])
 
 
 def _per_trajectory(evaluated: np.ndarray) -> np.ndarray:

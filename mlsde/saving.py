@@ -44,7 +44,7 @@ class Saver:
             raise ValueError(f"save_at must hold times that run strictly from t0 towards t1, got {save_at!r}.")
         lo, hi = min(times[0], times[-1]), max(times[0], times[-1])
         # an end that was rounded to float32 is that end
-        slack = 1e-6 * max(abs(lo), abs(hi))
+        slack = min(2.0**-23 * max(abs(lo), abs(hi)), 1e-3 * (hi - lo))
         if wanted.min() < lo - slack or wanted.max() > hi + slack:
             raise ValueError(
                 f"save_at must lie between {lo} and {hi}, got times from {wanted.min()} to {wanted.max()}."

@@ -162,3 +162,9 @@ def every_estimate(drift: mlsde.DriftHierarchy, plan: Plan, ys: Tensor) -> tuple
             fires = one.block(0, one.steps).fires
             fired.append(np.moveaxis(fires, -1, 0) if one.share == "sample" else fires[None])
     return every, torch.cat(values), np.concatenate(fired)
+
+
+def heard(coin, correction, table):
+    """Whether every level has a firing: periodic impulses that sum to less than a half have none, and are refused."""
+    sums = np.where(table >= 1, 1.0, table).sum(axis=0)
+    return coin != "periodic" or correction != "impulse" or bool(((table >= 1).any(axis=0) | (sums > 0.501)).all())

@@ -90,9 +90,7 @@ def test_the_result_holds_every_run(small):
     assert small.shapes == ((1, 1), (3, 2))
     assert [t.contender for t in small.timings] == 2 * list(bench.CONTENDERS)
     assert all(len(t.seconds) == 2 and min(t.seconds) > 0 and t.steps == 4 for t in small.timings)
-    assert {t.contender: t.evaluations for t in small.timings} == {name: 4 for name in bench.CONTENDERS} | {
-        "torchsde": 5
-    }
+    assert {t.contender: t.evaluations for t in small.timings} == dict.fromkeys(bench.CONTENDERS, 4) | {"torchsde": 5}
     assert [run.steps for run in small.memory] == [200]
 
 
@@ -197,6 +195,12 @@ def test_the_command_prints_the_table_and_writes_json(small, tmp_path, monkeypat
     assert numbers["command"] == "mlsde bench core --repeats 2"
     assert numbers["environment"]["torch"] == torch.__version__
     assert bench.CoreBenchmark.from_dict(numbers) == small
+
+
+def test_the_command_refuses_a_count_that_is_not_positive(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "core", "--repeats", "0"])
+    assert "argument --repeats: N must be a positive integer, got 0" in capsys.readouterr().err
 
 
 def test_the_command_renews_a_page_from_its_json(small, tmp_path, monkeypatch):

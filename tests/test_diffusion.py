@@ -1,6 +1,7 @@
 """The variance-preserving process, exact mixtures and distances."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_exponential_stepper_without_churn_is_ddim():
     times = [1.0, 0.7, 0.3, 0.05]
     sde = PROCESS.reverse(mlsde.DriftHierarchy([data]), churn=0.0)
     ours = mlsde.solve(sde, y, times=times, method="exponential").y1
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         noise = data(torch.tensor(t, dtype=torch.float64), y)
         clean = (y - PROCESS.sigma(t) * noise) / PROCESS.alpha(t)
         y = PROCESS.alpha(s) * clean + PROCESS.sigma(s) * noise

@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from enumeration import Table, outcomes, tossed
-from hypothesis import given, settings
+from enumeration import Table, heard, outcomes, tossed
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -72,6 +72,7 @@ coarse = st.one_of(st.integers(0, 64).map(lambda i: i / 64), st.sampled_from([0.
 )
 @pytest.mark.parametrize(("coin", "correction", "stages"), RULES)
 def test_expected_evaluations_are_the_mean_over_all_outcomes_of_the_coins(coin, correction, stages, table, make):
+    assume(heard(coin, correction, table))
     assert_mean_evaluations(plan_of(table, coin, correction, "sample", make, stages))
 
 
@@ -209,3 +210,14 @@ def test_a_level_must_be_one_of_the_ladder(level, error):
 def test_a_misspelt_keyword_is_refused():
     with pytest.raises(TypeError, match="corection"):
         mlsde.Multilevel(mlsde.PowerLaw(2.5), corection="hold")
+
+
+@pytest.mark.parametrize("share", ["batch", "sample"])
+def test_periodic_impulses_that_would_never_fire_a_level_are_refused(share):
+    """Half a firing in the whole run: systematic coins may have it, periodic ones never do."""
+    drift = mlsde.DriftHierarchy([lambda t, y: -y] * 2, costs=[1.0, 9.0])
+    times, probabilities = np.linspace(0, 1, 41), mlsde.Constant([1.0, 0.012])
+    with pytest.raises(ValueError, match=r"level 2 would never fire in 40 steps.*0\.48; .*systematic"):
+        multilevel_plan(mlsde.Multilevel(probabilities, "periodic", "impulse", share), times, drift, batch=3)
+    multilevel_plan(mlsde.Multilevel(probabilities, "systematic", "impulse", share), times, drift, batch=3)
+    multilevel_plan(mlsde.Multilevel(probabilities, "periodic", "hold", share), times, drift, batch=3)

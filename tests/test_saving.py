@@ -119,6 +119,11 @@ def test_the_saved_states_are_not_the_initial_state_itself():
     assert torch.equal(solution.ys[0], Y0)
 
 
+def test_a_time_beyond_the_end_is_refused_though_the_times_are_large():
+    with pytest.raises(ValueError, match="save_at must lie between"):
+        solve(NOISY, Y0, (1e7, 1e7 + 1), steps=10, save_at=[1e7 + 1.01])
+
+
 stops = [lambda n: n == 5, lambda n: np.bool_(n == 5), lambda n: torch.tensor(n == 5)]
 
 

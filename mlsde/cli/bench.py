@@ -17,10 +17,17 @@ _BEGIN, _END = "<!-- numbers: begin -->\n", "<!-- numbers: end -->\n"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("suite", choices=["core"], help="which benchmark to run")
-    parser.add_argument("--repeats", type=int, default=9, metavar="N", help="runs of each contender (default: 9)")
+    parser.add_argument("--repeats", type=_count, default=9, metavar="N", help="runs of each contender (default: 9)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE")
     parser.add_argument("--markdown", metavar="FILE", help="renew the numbers in the page FILE, between its markers")
     parser.add_argument("--read", metavar="FILE", help="take the numbers from what --json wrote, and measure nothing")
+
+
+def _count(text: str) -> int:
+    try:
+        return checks.positive_integer("N", int(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,7 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.read is not None:
         numbers = json.loads(Path(arguments.read).read_text())
     else:
-        checks.positive_integer("--repeats", arguments.repeats)
         numbers = {
             "command": f"mlsde bench core --repeats {arguments.repeats}",
             "date": datetime.date.today().isoformat(),
