@@ -129,11 +129,11 @@ class CoreBenchmark:
         return medians[contender] / medians[other]
 
     def __repr__(self) -> str:
-        return "\n".join([self._heading(), *self._tables(_aligned), *self.notes])
+        return "\n".join([self._heading(), *self._tables(_aligned), *self.notes]).rstrip()
 
     def markdown(self) -> str:
         """The same as tables in Markdown."""
-        return "\n".join([self._heading() + "\n", *self._tables(_piped), *self.notes])
+        return "\n".join([self._heading() + "\n", *self._tables(_piped), *self.notes]).rstrip()
 
     def as_dict(self) -> dict[str, Any]:
         """Numbers for JSON: every run, and what the tables say."""
@@ -185,9 +185,9 @@ class CoreBenchmark:
             low, middle, high = t.microseconds
             over = self.ratio(t.shape, t.contender, BARE)
             price = "-" if over is None else f"{over:.2f}"
-            quartiles = f"{low:.4g} to {high:.4g}"
+            quartiles = f"{_short(low)} to {_short(high)}"
             runs, count = str(len(t.seconds)), f"{t.evaluations:,}"
-            rows.append((str(t.shape), t.contender, f"{middle:.4g}", quartiles, price, runs, count))
+            rows.append((str(t.shape), t.contender, _short(middle), quartiles, price, runs, count))
         return rows
 
     def _figure_rows(self) -> list[tuple[str, ...]]:
@@ -212,6 +212,10 @@ class CoreBenchmark:
             )
             for run in self.memory
         ]
+
+
+def _short(microseconds: float) -> str:
+    return f"{microseconds:,.0f}" if microseconds >= 100 else f"{microseconds:.1f}"
 
 
 def _aligned(header: Row, rows: Sequence[Row]) -> list[str]:

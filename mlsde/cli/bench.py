@@ -64,4 +64,4 @@ def _section(numbers: dict[str, Any]) -> str:
         f"Measured on {numbers['date']} with `{numbers['command']}` on {where['machine']}, {where['cores']} cores: "
         f"mlsde {where['mlsde']}, torch {where['torch']}, Python {where['python']}."
     )
-    return f"\n{taken}\n\n{bench.CoreBenchmark.from_dict(numbers).markdown()}\n"
+    return f"\n{taken}\n\n{bench.CoreBenchmark.from_dict(numbers).markdown()}\n\n"
