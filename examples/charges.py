@@ -50,7 +50,7 @@ def main() -> None:
     )
     sde = mlsde.SDE(drift, diffusion=0.3)
     y0 = torch.rand(PARTICLES, 2, generator=generator) - 0.5
-    path = mlsde.BrownianPath(0, 1, like=y0, seed=0)
+    path = mlsde.BrownianPath(0, 1, like=y0, seed=0, grids=(STEPS, 10 * STEPS))
 
     def run(steps: int, **options: object) -> mlsde.Solution:
         return mlsde.solve(sde, y0, (0.0, 1.0), steps=steps, brownian=path, **options)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 :class:`BrownianPath` is one fixed function of time, drawn from one seed by Lévy's midpoint construction over a tree of
 integer grids: however it is queried, ``W(t)`` is the same. A grid whose points are nodes of the tree costs one normal
-per point; other grids cost a few more.
+per point; others cost several.
 
 Source: P. Lévy, *Processus stochastiques et mouvement brownien* (1948); for a seeded tree in place of stored nodes
 J. G. Gaines & T. J. Lyons, SIAM J. Appl. Math. 57 (1997), doi:10.1137/S0036139995286515.
@@ -102,7 +102,7 @@ class BrownianPath:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         seed: int | Sequence[int] = 0,
-        grids: Sequence[int] = (1000, 10_000),
+        grids: Sequence[int] = (50, 100, 1000, 10_000),
     ) -> None:
         ends = checks.finite_number("t0", t0), checks.finite_number("t1", t1)
         if ends[0] == ends[1]:

@@ -57,7 +57,7 @@ def test_one_seed_gives_one_path_and_another_seed_another():
     assert not torch.equal(path()(0.2, 0.7), path(seed=5 + 2**32)(0.2, 0.7))
 
 
-@pytest.mark.parametrize("grids", [(1000, 10_000), (1,), (7,), (10, 100, 1000)])
+@pytest.mark.parametrize("grids", [(50, 100, 1000, 10_000), (1000, 10_000), (1,), (7,)])
 @pytest.mark.parametrize("steps", GRIDS)
 def test_the_sum_of_fine_increments_equals_the_coarse_one(steps, grids):
     times = np.linspace(0.0, 1.0, steps + 1).tolist()
@@ -207,7 +207,7 @@ def test_no_recursion_however_deep_the_query():
 
 @pytest.mark.parametrize(
     ("grids", "steps"),
-    [((1000, 10_000), n) for n in (1, 8, 1000, 2000, 10_000)]
+    [((50, 100, 1000, 10_000), n) for n in (1, 50, 100, 200, 1000, 2000, 10_000)]
     + [((1,), n) for n in (1, 64, 4096)]
     + [((10, 100), n) for n in (10, 100, 200)]
     + [((3,), 3)],

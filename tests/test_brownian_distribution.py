@@ -49,7 +49,7 @@ def values_of(kind=BrownianPath, times=DYADIC, seed=1, shape=(SAMPLES,), **optio
     return torch.stack([values[i] for i in range(len(times))])
 
 
-@pytest.mark.parametrize("grids", [(1000, 10_000), (1,), (10,), (3, 21)])
+@pytest.mark.parametrize("grids", [(50, 100, 1000, 10_000), (1,), (10,), (3, 21)])
 @pytest.mark.parametrize("times", [DYADIC, DECIMAL, OFF_TREE], ids=["dyadic", "decimal", "off the tree"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_values_have_the_law_of_brownian_motion(times, grids, dtype):

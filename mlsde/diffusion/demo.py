@@ -172,7 +172,7 @@ class Contest:
         self.full_cost = setting.steps * self.costs[-1]
         generator = torch.Generator().manual_seed(setting.seed)
         self.y0 = torch.randn(setting.samples, 64, generator=generator)
-        self.path = None if churn == 0 else BrownianPath(0.0, 1.0, like=self.y0, seed=setting.seed)
+        self.path = None if churn == 0 else self._path(self.y0, setting.seed)
         self.data = ladder.data.sample(4 * setting.samples, generator)
         self.exact_distance = sliced_wasserstein(ladder.data.sample(setting.samples, generator), self.data)
         self.reference = self.solve(10 * setting.steps).y1
@@ -182,9 +182,13 @@ class Contest:
         """Solve on the common path."""
         return solve(self.sde, self.y0, T_SPAN, steps=steps, brownian=self.path, **options)
 
+    def _path(self, like: Tensor, seed: int) -> BrownianPath:
+        """A path that is cheapest at the steps of the full run and of the reference."""
+        return BrownianPath(*T_SPAN, like=like, seed=seed, grids=(self.setting.steps, 10 * self.setting.steps))
+
     def _measure_variances(self) -> LevelVariances:
         few = self.y0[: self.setting.pilot_samples]
-        path = None if self.path is None else BrownianPath(0.0, 1.0, like=few, seed=self.setting.seed + 1)
+        path = None if self.path is None else self._path(few, self.setting.seed + 1)
         return level_variances(self.sde, few, T_SPAN, steps=self.setting.pilot_steps, brownian=path)
 
     @property
