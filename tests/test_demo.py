@@ -27,6 +27,7 @@ def test_demo_compares_every_rival_on_both_equations(demo):
     for part in ("28 clusters alone", "224 clusters alone", "fewer steps", "stitched", "the paper", "systematic hold"):
         assert any(part in name for name in names), part
     assert any("Heun" in row.method for row in ode.rows)
+    assert all(0.05 < comparison.novelty < 0.5 for comparison in demo.comparisons)
     assert sde.at(None)[0].cost == 48 * 1797.0
     assert sde.at(None)[0].evaluations == (0.0, 0.0, 48.0)
 
@@ -60,7 +61,7 @@ def row(method: str, rmse: float, multilevel: bool) -> Row:
 )
 def test_verdict_follows_from_the_rows(ours, plain, words):
     rows = (row("ours", ours, True), row("plain", plain, False), row("the paper's, best of 15 patterns", 1e-9, True))
-    comparison = Comparison("an equation", 10, 30.0, rows, torch.zeros(1, 64), 0.0)
+    comparison = Comparison("an equation", 10, 30.0, rows, torch.zeros(1, 64), 0.0, 0.0)
     assert words in comparison.verdict(3)
     swapped = replace(comparison, rows=(row("ours", plain, True), row("plain", ours, False)))
     if words != "no gain":

@@ -14,7 +14,7 @@ from mlsde.cli.output import environment, write_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--samples", type=int, default=128, help="digits to draw (default 128)")
+    parser.add_argument("--samples", type=int, default=192, help="digits to draw (default 192)")
     parser.add_argument("--steps", type=int, default=400, help="steps of the full run (default 400)")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of the coins to average over (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
