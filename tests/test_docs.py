@@ -1,5 +1,6 @@
 """Every python block of the README and of the pages runs, in order, page by page."""
 
+import json
 import re
 from pathlib import Path
 
@@ -26,3 +27,46 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def recorded(method: str) -> dict[tuple[str, int | None], dict[str, float]]:
+    """Rows of the recorded demo whose method starts so, by equation and budget."""
+    comparisons = json.loads((ROOT / "docs" / "results" / "digits.json").read_text())["comparisons"]
+    names = {"reverse SDE, Euler-Maruyama": "SDE", "probability-flow ODE, Euler": "ODE"}
+    return {
+        (names[comparison["equation"]], row["budget"]): row
+        for comparison in comparisons
+        for row in comparison["rows"]
+        if row["method"].startswith(method)
+    }
+
+
+@pytest.mark.parametrize(
+    ("shown", "method", "budget"),
+    [
+        ("*the full run: 400 steps of the top level*", "top level, 400 steps", None),
+        ("the top level, fewer steps", "top level, fewer", 6),
+        ("the top level, Heun", "top level, Heun", 6),
+        ("two levels stitched in time, best of 8", "two levels stitched", 6),
+        ("independent impulse (the paper's rule)", "independent impulse", 6),
+        ("systematic impulse", "systematic impulse", 6),
+        ("systematic hold", "systematic hold", 6),
+        ("systematic extrapolate", "systematic extrapolate", 6),
+    ],
+)
+def test_table_of_the_readme_is_the_recorded_one(shown, method, budget):
+    line = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| {shown} |"))
+    rows = recorded(method)
+    expected = [
+        f"{rows[equation, budget][error]:.4f}" if (equation, budget) in rows else "-"
+        for equation in ("SDE", "ODE")
+        for error in ("rmse", "median")
+    ]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == expected
+
+
+def test_table_of_the_digits_page_is_the_recorded_one():
+    page, text = (ROOT / "docs" / name for name in ("digits.md", "results/digits.txt"))
+    assert text.read_text().split("\npicture:")[0].strip() in page.read_text()
+    for row in recorded("").values():
+        assert f"{row['rmse']:.4f}" in page.read_text()
