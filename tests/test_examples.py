@@ -1,0 +1,38 @@
+"""The examples run, in small."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_charges_compares_multilevel_runs_at_an_eighth_of_the_cost(capsys):
+    example = load("charges")
+    example.CHARGES, example.PARTICLES, example.STEPS = 1600, 160, 100
+    example.main()
+    table = {
+        line[:38].strip(): [float(number) for number in line[38:].split()]
+        for line in capsys.readouterr().out.splitlines()[1:9]
+    }
+    cost, _, error = table["systematic hold"]
+    assert cost < 0.2
+    assert error < table["400 cells alone"][2]
+
+
+def test_the_field_of_the_example_is_the_sum_over_the_charges():
+    example = load("charges")
+    places, charges = torch.tensor([[0.5, 0.0], [-0.25, 0.5]]), torch.tensor([0.3, -0.2])
+    y = torch.tensor([[0.1, 0.2]])
+    expected = -2 * y
+    for place, charge in zip(places, charges, strict=True):
+        expected += charge * (y - place) / ((y - place).square().sum() + example.SOFTENING**2)
+    torch.testing.assert_close(example.make_level(places, charges)(torch.tensor(0.0), y), expected)
