@@ -150,7 +150,7 @@ class BrownianPath:
 
     def _leaf(self, t: float) -> int:
         t = float(t)
-        slack = 2.0**-23 * max(abs(self.t0), abs(self.t1))  # the ends may come rounded to float32
+        slack = _rounding(self.t0, self.t1)
         if not self.t0 - slack <= t <= self.t1 + slack:
             raise ValueError(f"t={t} lies outside the path's interval [{self.t0}, {self.t1}]; make the path longer.")
         within = min(max(t, self.t0), self.t1)
@@ -204,6 +204,11 @@ class BrownianPath:
             first.append(first[-1] + -(-added // self._rows.rows_per_chunk))
             cells *= radix
         return first
+
+
+def _rounding(t0: float, t1: float) -> float:
+    """By how much an end may lie outside, because times may come rounded to float32."""
+    return 2.0**-23 * max(abs(t0), abs(t1))
 
 
 def _radices(grids: tuple[int, ...]) -> list[int]:
@@ -294,12 +299,17 @@ class PathIncrements:
             raise ValueError(f"brownian has shape {tuple(theirs)}, but this equation needs noise of shape {shape}.")
         t0, t1 = getattr(brownian, "t0", None), getattr(brownian, "t1", None)
         lo, hi = sorted((float(times[0]), float(times[-1])))
-        if t0 is not None and t1 is not None and not (float(t0) <= lo and hi <= float(t1)):
-            raise ValueError(f"brownian covers [{float(t0)}, {float(t1)}], but the solve needs [{lo}, {hi}].")
+        if t0 is not None and t1 is not None:
+            slack = _rounding(float(t0), float(t1))
+            if not (float(t0) - slack <= lo and hi <= float(t1) + slack):
+                raise ValueError(f"brownian covers [{float(t0)}, {float(t1)}], but the solve needs [{lo}, {hi}].")
+        # torchsde's paths know forward times alone
+        self._mirrored = bool(times[-1] < times[0]) and type(brownian).__module__.partition(".")[0] == "torchsde"
 
     def increment(self, n: int) -> Tensor:
         """Increment over step ``n``; ``TypeError`` or ``ValueError`` if its kind is not the equation's."""
-        increment = self._brownian(float(self._times[n]), float(self._times[n + 1]))
+        ta, tb = float(self._times[n]), float(self._times[n + 1])
+        increment = self._brownian(tb, ta) if self._mirrored else self._brownian(ta, tb)
         if not isinstance(increment, Tensor):
             raise TypeError(f"brownian must return a torch.Tensor, got {type(increment).__name__}.")
         if tuple(increment.shape) != self._shape:
@@ -309,4 +319,4 @@ class PathIncrements:
                 f"brownian returned {increment.dtype} on {increment.device}, "
                 f"expected {self._like.dtype} on {self._like.device}."
             )
-        return increment
+        return -increment if self._mirrored else increment

@@ -146,6 +146,8 @@ def callable_as(name: str, call: str, value: object) -> None:
 
 def time_span(t_span: Any) -> tuple[float, float]:
     """Return ``(t0, t1)`` as two different finite floats; ``t1 < t0`` runs backwards."""
+    if t_span is None:
+        raise TypeError("t_span must be two different times (t0, t1) unless times= is given, got None.")
     if isinstance(t_span, str) or not isinstance(t_span, (Sequence, np.ndarray, Tensor)):
         raise TypeError(f"t_span must be two different times (t0, t1), got {t_span!r}.")
     span = as_float64("t_span", t_span)

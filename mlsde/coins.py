@@ -8,9 +8,13 @@
   count over any stretch is within one of its mean (systematic sampling; W. G. Madow & L. H. Madow, Ann. Math. Statist.
   15 (1944), doi:10.1214/aoms/1177731312).
 * ``periodic``: the same with a fixed offset, without chance.
+
+Plans of plain methods have coins ``none``: probabilities of 0 and 1.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,8 +22,9 @@ from mlsde import randomness
 
 COINS = ("independent", "nested", "systematic", "periodic")
 
-# Uniforms are drawn for this many steps at once, so that a block of a plan can start anywhere.
-_STEPS_PER_DRAW = 256
+# Uniforms are drawn for this many steps at once, so that a block of a plan can start anywhere. Plans of coins per
+# sample are served in blocks of as many.
+_STEPS_PER_DRAW = 64
 
 
 def fires(
@@ -66,9 +71,10 @@ def _uniforms(key: tuple[int, ...], levels: int, start: int, stop: int) -> np.nd
     return np.concatenate(draws)[start - first * _STEPS_PER_DRAW : stop - first * _STEPS_PER_DRAW]
 
 
+@lru_cache(maxsize=2)  # every block of a plan asks again
 def _offsets(coins: str, keys: tuple[tuple[int, ...], ...], levels: int, offset: float) -> np.ndarray:
     """Offsets ``u_k``, shape ``(K, keys)``."""
-    if coins == "periodic":
+    if coins in ("periodic", "none"):
         return np.full((levels, len(keys)), offset)
     return np.stack([randomness.host_generator(*key, randomness.OFFSETS).random(levels) for key in keys], axis=-1)
 
@@ -76,6 +82,8 @@ def _offsets(coins: str, keys: tuple[tuple[int, ...], ...], levels: int, offset:
 def running_sums(probabilities: np.ndarray) -> np.ndarray:
     """Sums ``P_n`` before each step, shape ``(N + 1, K)``; sure steps, which fire anyway, are left out of them."""
     unsure = np.where(probabilities >= 1, 0.0, probabilities)
-    # in long doubles: a million roundings of a plain sum would move firings
-    running = np.cumsum(unsure, axis=0, dtype=np.longdouble).astype(np.float64)
+    # whole units of 2^-32 add up without rounding: a million roundings of a plain sum would move firings
+    scaled = unsure * 2.0**32
+    whole = np.floor(scaled)
+    running = (np.cumsum(whole.astype(np.int64), axis=0) + np.cumsum(scaled - whole, axis=0)) / 2.0**32
     return np.concatenate([np.zeros((1, probabilities.shape[1])), running])

@@ -100,7 +100,8 @@ class DriftHierarchy:
         """The same ladder with its costs measured: the median over ``repeats`` of seconds per sample at ``(t, y)``."""
         checks.positive_integer("repeats", repeats)
         checks.state("y", y)
-        when = torch.as_tensor(checks.finite_number("t", t), dtype=y.dtype, device=y.device)
+        dtype = torch.float32 if y.dtype in checks.HALF_PRECISIONS else y.dtype
+        when = torch.as_tensor(checks.finite_number("t", t), dtype=dtype, device=y.device)
         with torch.no_grad():
             costs = [_median_seconds(level, when, y, repeats) / y.shape[0] for level in self.levels]
         new = object.__new__(type(self))

@@ -44,10 +44,10 @@ class Multilevel:
             =============== ===================================== ======== =========================
 
             Given the past, ``impulse`` and ``control`` with independent or nested coins are unbiased for ``f^K``
-            (``control`` from its second step, the first being forced). Systematic impulses have the right mean at
-            each step taken alone, not given the past. Everything else is a deterministic quadrature of the
-            differences, with a bias that vanishes with their spacing. All but ``impulse`` fire every level at the
-            first step.
+            where all probabilities are above 0 (``control`` from its second step, the first being forced). Systematic
+            impulses have the right mean at each step taken alone, not given the past. Everything else is a
+            deterministic quadrature of the differences, with a bias that vanishes with their spacing. All but
+            ``impulse`` fire every level at the first step.
         share: ``"batch"``: all samples share the coins, and a level is skipped for all. ``"sample"``: each sample
             has its own, and those that fire are evaluated as one smaller batch.
         seed: seed of the coins; that of the solve by default. With ``share="sample"`` and seeds per sample in the
@@ -106,7 +106,7 @@ class Plan:
     Attributes:
         times: the grid, shape ``(N + 1,)``.
         probabilities: shape ``(N, K)``; the first row is all ones for corrections with a memory.
-        coins, correction, share: as of :class:`Multilevel`.
+        coins, correction, share: as of :class:`Multilevel`; the coins of a plain method are ``"none"``.
         keys: stream keys of the coins, one or one per sample.
         differences: whether the ladder is given by its differences.
         stages: drift estimates per step: 1, or 2 for Heun.
@@ -135,7 +135,8 @@ class Plan:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count:g}" for count in self.evaluations)
-        return f"Plan({self.steps} steps, {self.coins}, {self.correction}, evaluations per trajectory: {counts})"
+        rule = "no coins" if self.coins == "none" else f"{self.coins} {self.correction}"
+        return f"Plan({self.steps} steps, {rule}, evaluations per trajectory: {counts})"
 
     def block(self, start: int, stop: int) -> PlanBlock:
         """Return the plan for the steps ``start … stop - 1``; the same whenever it is asked for."""
@@ -191,8 +192,9 @@ class Plan:
     def evaluations(self) -> np.ndarray:
         """Exact number of evaluations of each level per trajectory, shape ``(K,)``."""
         total = np.zeros(self.probabilities.shape[1])
-        for start in range(0, self.steps, 16 * BLOCK):
-            block = self.block(start, min(start + 16 * BLOCK, self.steps))
+        length = BLOCK * max(1, 16 // len(self.keys))
+        for start in range(0, self.steps, length):
+            block = self.block(start, min(start + length, self.steps))
             total += _per_trajectory(block.evaluates)
             total += (self.stages - 1) * _per_trajectory(block.coefficients != 0)
         return total
@@ -213,7 +215,7 @@ class Plan:
     def expected_evaluations(self) -> np.ndarray:
         """Mean of :attr:`evaluations` over the coins, shape ``(K,)``."""
         p = self.probabilities
-        if self.coins == "periodic":
+        if self.coins in ("periodic", "none"):
             return self.evaluations
         if self.differences:
             return self.stages * p.sum(axis=0)
@@ -293,7 +295,7 @@ def fixed_plan(
     else:
         chosen = [_level_number(count if level is None else level, count)] * (len(times) - 1)
     table = (np.arange(1, count + 1) <= np.array(chosen)[:, None]).astype(np.float64)
-    return Plan(times, table, "periodic", "impulse", "batch", ((0,),), drift.differences, stages, drift.costs)
+    return Plan(times, table, "none", "impulse", "batch", ((0,),), drift.differences, stages, drift.costs)
 
 
 def _level_number(level: object, count: int) -> int:
@@ -309,6 +311,8 @@ def _keys(multilevel: Multilevel, seed: int | tuple[int, ...], batch: int) -> tu
         return tuple((s,) if multilevel.seed is None else (int(multilevel.seed), s) for s in seed)
     if multilevel.seed is not None:
         seed = int(multilevel.seed)
+    if multilevel.coins == "periodic" and multilevel.share == "batch":
+        return ((0,),)
     if not isinstance(seed, int):
         raise ValueError(
             "seed holds one seed per sample, but share='batch' tosses one coin for all: "

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlsde import checks
 from mlsde.brownian import Brownian
-from mlsde.hierarchy import DriftHierarchy
+from mlsde.hierarchy import CountedLevels, DriftHierarchy
 from mlsde.integrate import solve
 from mlsde.sde import SDE
 
@@ -62,12 +63,19 @@ def level_variances(
 
     Returns:
         :class:`LevelVariances`, to be handed to :class:`mlsde.Optimal`.
+
+    Raises:
+        TypeError, ValueError: as :func:`mlsde.solve`, and if a level is not finite along the pilot.
     """
     seen: dict[float, list[float]] = {}
     drift = sde.drift
+    levels = CountedLevels(drift.levels, checks.state("y0", y0).dtype)
 
     def top(t: Tensor, y: Tensor) -> Tensor:
-        values = [level(t, y) for level in drift.levels]
+        values = [levels(k, t, y) for k in range(len(drift))]
+        for k, value in enumerate(values):
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"drift level {k + 1} became NaN or infinite in the pilot, at t={float(t):g}.")
         if drift.differences:
             differences, value = values, torch.stack(values).sum(dim=0)
         else:

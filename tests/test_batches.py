@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import mlsde
 from mlsde import SDE, BrownianPath, Constant, DriftHierarchy, Multilevel, solve
 
 BATCH = 6
@@ -159,3 +160,22 @@ def test_a_batch_may_be_split_with_a_seed_for_the_coins_too():
     assert_splits_agree(multilevel=multilevel)
     other = Multilevel(Constant([1.0, 0.4, 0.2]), "independent", "impulse", share="sample", seed=8)
     assert not torch.equal(one_run(range(2), multilevel=multilevel).y1, one_run(range(2), multilevel=other).y1)
+
+
+def test_periodic_coins_shared_by_the_batch_toss_nothing_and_go_with_seeds_per_sample():
+    rule = mlsde.Multilevel(mlsde.Constant([1.0, 0.25]), "periodic", "hold")
+    drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 9.0])
+    sde, y0 = mlsde.SDE(drift, diffusion=0.5), torch.ones(3, 2, dtype=torch.float64)
+    whole = mlsde.solve(sde, y0, (0, 1), steps=20, multilevel=rule, seed=[4, 5, 6]).y1
+    alone = mlsde.solve(sde, y0[1:2], (0, 1), steps=20, multilevel=rule, seed=[5]).y1
+    torch.testing.assert_close(alone, whole[1:2])
+
+
+def test_large_batches_do_not_redraw_the_offsets_for_every_block(monkeypatch):
+    made = []
+    generator = mlsde.randomness.host_generator
+    monkeypatch.setattr(mlsde.randomness, "host_generator", lambda *key: made.append(key) or generator(*key))
+    rule = mlsde.Multilevel(mlsde.Constant([1.0, 0.25]), "systematic", "hold", "sample")
+    drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 9.0])
+    mlsde.solve(mlsde.SDE(drift), torch.ones(50, 1), (0, 1), steps=1000, multilevel=rule, seed=777)
+    assert len(made) == 50

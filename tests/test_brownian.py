@@ -300,3 +300,11 @@ def test_independent_increments_are_the_same_in_both_precisions():
 def test_the_most_leaves_still_have_a_seed_of_their_own():
     assert brownian._MOST_LEAVES < 2**32
     assert path(grids=(2**31,))._leaves <= brownian._MOST_LEAVES
+
+
+def test_ends_rounded_to_float32_are_within_the_path_for_the_solver_too():
+    y0 = torch.zeros(2, 1)
+    sde = mlsde.SDE(lambda t, y: -y, diffusion=1.0)
+    mlsde.solve(sde, y0, times=torch.linspace(0, 0.1, 11), brownian=BrownianPath(0, 0.1, like=y0))
+    with pytest.raises(ValueError, match=r"brownian covers \[0.0, 0.1\]"):
+        mlsde.solve(sde, y0, (0, 0.1001), steps=10, brownian=BrownianPath(0, 0.1, like=y0))

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -142,3 +144,10 @@ def test_offsets_of_systematic_coins_are_uniform_and_independent_of_each_other()
 def test_running_sums_leave_out_sure_steps():
     table = np.array([[1.0, 0.5], [0.25, 1.0], [0.5, 0.5]])
     assert coins.running_sums(table).tolist() == [[0, 0], [0, 0.5], [0.25, 0.5], [0.75, 1.0]]
+
+
+def test_running_sums_of_a_million_steps_are_exact_to_a_billionth():
+    table = np.tile([0.1, 1 / 3, 1e-7], (1_000_000, 1))
+    expected = [float(Fraction(p) * len(table)) for p in table[0].tolist()]
+    np.testing.assert_allclose(coins.running_sums(table)[-1], expected, rtol=0, atol=1e-9)
+    assert abs(np.cumsum(table[:, 1])[-1] - expected[1]) > 1e-9  # a plain sum is not

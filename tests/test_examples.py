@@ -25,7 +25,7 @@ def test_charges_compares_multilevel_runs_at_an_eighth_of_the_cost(capsys):
     }
     cost, _, error = table["systematic hold"]
     assert cost < 0.2
-    assert error < table["400 cells alone"][2]
+    assert error < table["independent impulse"][2]
 
 
 def test_the_field_of_the_example_is_the_sum_over_the_charges():

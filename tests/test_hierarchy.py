@@ -139,3 +139,11 @@ def test_numpy_functions_make_levels():
     level = mlsde.from_numpy(lambda t, y: np.sin(y) + t)
     y = torch.linspace(0, 1, 6, dtype=torch.float64).view(3, 2)
     torch.testing.assert_close(level(T, y), torch.sin(y) + 0.5)
+
+
+def test_measuring_shows_levels_the_time_in_the_precision_that_a_run_does():
+    seen = []
+    drift = mlsde.DriftHierarchy([lambda t, y: seen.append(t.dtype) or -y])
+    drift.measured(0.0, torch.ones(2, 1, dtype=torch.bfloat16))
+    mlsde.solve(mlsde.SDE(drift), torch.ones(2, 1, dtype=torch.bfloat16), (0, 1), steps=2)
+    assert set(seen) == {torch.float32}

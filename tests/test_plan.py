@@ -161,7 +161,7 @@ def test_a_plan_without_costs_has_evaluations_but_no_cost():
     rule = mlsde.Multilevel(mlsde.Constant([1.0, 0.5]))
     drawn = multilevel_plan(rule, np.linspace(0, 1, 5), mlsde.DriftHierarchy([torch.sin, torch.cos]))
     assert drawn.cost is drawn.full_cost is drawn.expected_cost is None
-    assert "4 steps, systematic, hold" in repr(drawn)
+    assert "4 steps, systematic hold" in repr(drawn)
 
 
 def test_samples_have_their_own_coins_and_a_seed_each_where_they_are_given():

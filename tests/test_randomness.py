@@ -119,3 +119,11 @@ def test_the_rows_are_standard_normal_and_neighbours_are_independent():
     assert stats.kstest(normals.flatten().numpy(), "norm").pvalue > 1e-4
     assert abs(correlation(normals[1:], normals[:-1])) < 5
     assert abs(correlation(normals[:, 1:], normals[:, :-1])) < 5
+
+
+def test_two_streams_that_share_half_of_their_name_have_different_seeds():
+    streams = [randomness._Stream(0), randomness._Stream(1)]
+    streams[1]._shift = streams[0]._shift
+    assert streams[0]._mask != streams[1]._mask
+    shared = sum(streams[0].seed(index) == streams[1].seed(index) for index in range(10_000))
+    assert shared == 0

@@ -7,6 +7,7 @@ from contextlib import redirect_stderr
 import pytest
 import torch
 
+import mlsde
 from mlsde import SDE, Constant, DriftHierarchy, Multilevel, Solution, solve
 
 LADDER = DriftHierarchy(
@@ -82,7 +83,7 @@ def test_a_solution_carries_all_that_it_came_from():
 
 
 def test_a_plan_prints_what_it_will_do():
-    assert repr(run().plan) == "Plan(100 steps, periodic, hold, evaluations per trajectory: 100, 25, 5)"
+    assert repr(run().plan) == "Plan(100 steps, periodic hold, evaluations per trajectory: 100, 25, 5)"
 
 
 def test_ladders_and_equations_print_what_they_are():
@@ -133,3 +134,15 @@ def test_a_bar_is_closed_when_a_run_is_cut_short():
 def test_without_progress_nothing_is_written(capfd):
     run()
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_that_was_stopped_claims_no_saving():
+    sde = mlsde.SDE(mlsde.DriftHierarchy([lambda t, y: -y], costs=[5.0]))
+    stopped = mlsde.solve(sde, torch.ones(2, 1), (0, 1), steps=100, callback=lambda n, t, y: n == 10)
+    assert "cost per trajectory 50\n" in repr(stopped)
+    assert "times less" not in repr(stopped)
+
+
+def test_the_plan_of_a_plain_run_names_no_coins():
+    solution = mlsde.solve(mlsde.SDE(lambda t, y: -y), torch.ones(2, 1), (0, 1), steps=10)
+    assert repr(solution.plan) == "Plan(10 steps, no coins, evaluations per trajectory: 10)"

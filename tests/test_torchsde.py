@@ -5,6 +5,7 @@ import pytest
 import torch
 from increments import Given
 
+import mlsde
 from mlsde import SDE, BrownianPath, solve
 from mlsde.problems import analytic
 
@@ -166,3 +167,12 @@ def test_gradients_reach_the_parameters_of_a_torchsde_object():
     expected, theirs.weights.grad = theirs.weights.grad, None
     solve(SDE.from_torchsde(theirs), y0, (0, 1), steps=STEPS, brownian=bm, gradients=True).y1.sum().backward()
     torch.testing.assert_close(theirs.weights.grad, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_torchsde_paths_serve_backwards_in_time_too():
+    """They know forward times alone, so the increment is asked for forwards and turned around."""
+    bm = torchsde.BrownianInterval(0.0, 1.0, size=(3, 2), entropy=0, dtype=torch.float64)
+    sde, y0 = mlsde.SDE(lambda t, y: torch.zeros_like(y), diffusion=1.0), torch.zeros(3, 2, dtype=torch.float64)
+    there = mlsde.solve(sde, y0, (0, 1), steps=10, brownian=bm).y1
+    back = mlsde.solve(sde, there, (1, 0), steps=7, brownian=bm).y1
+    torch.testing.assert_close(back, y0, rtol=0, atol=1e-12)

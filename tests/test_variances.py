@@ -49,3 +49,27 @@ def test_it_serves_optimal_probabilities_backwards_in_time_too():
     solution = mlsde.solve(sde, y0, (1.0, 0.0), steps=100, multilevel=rule)
     assert solution.plan.expected_cost == pytest.approx(400.0, rel=1e-3)
     assert math.isfinite(float(solution.y1.sum()))
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (lambda t, y: y[:, :1], r"drift level 2 returned shape \(3, 1\)"),
+        (lambda t, y: y.double(), "drift level 2 returned torch.float64"),
+        (lambda t, y: y / 0 * 0, "drift level 2 became NaN or infinite in the pilot, at t=0"),
+    ],
+)
+def test_a_bad_level_is_named_whichever_it_is(bad, words):
+    sde = mlsde.SDE(mlsde.DriftHierarchy([lambda t, y: -y, bad, lambda t, y: -y]))
+    with pytest.raises((TypeError, ValueError), match=words):
+        mlsde.level_variances(sde, torch.ones(3, 4), (0.0, 1.0), steps=4)
+
+
+def test_an_exception_of_a_level_is_noted_with_that_level():
+    def broken(t, y):
+        raise RuntimeError("mine")
+
+    sde = mlsde.SDE(mlsde.DriftHierarchy([lambda t, y: -y, broken, lambda t, y: -y]))
+    with pytest.raises(RuntimeError, match="mine") as caught:
+        mlsde.level_variances(sde, torch.ones(3, 4), (0.0, 1.0), steps=4)
+    assert caught.value.__notes__[0].startswith("raised by drift level 2")

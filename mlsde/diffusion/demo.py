@@ -216,7 +216,7 @@ class Contest:
             median=float(np.mean([_median_error(run.y1, self.reference) for run in runs])),
             distance=float(np.mean([sliced_wasserstein(run.y1, self.data) for run in runs])),
             seeds=len(runs),
-            multilevel=runs[0].plan.coins != "periodic" or runs[0].plan.correction != "impulse",
+            multilevel=runs[0].plan.coins != "none",
             states=runs[0].y1,
         )
         self._report(f"{method}: {row.rmse:.4f}")
