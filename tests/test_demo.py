@@ -26,7 +26,8 @@ def test_demo_compares_every_rival_on_both_equations(demo):
     names = {row.method for row in sde.rows}
     for part in ("28 clusters alone", "224 clusters alone", "fewer steps", "stitched", "the paper", "systematic hold"):
         assert any(part in name for name in names), part
-    assert any("Heun" in row.method for row in ode.rows)
+    for part in ("Heun", "DDIM", "DPM-Solver++(2M)"):
+        assert any(part in row.method for row in ode.rows), part
     assert all(0.05 < comparison.novelty < 0.5 for comparison in demo.comparisons)
     assert sde.at(None)[0].cost == 48 * 1797.0
     assert sde.at(None)[0].evaluations == (0.0, 0.0, 48.0)
@@ -52,20 +53,28 @@ def test_a_pilot_that_would_eat_the_budget_is_refused():
 
 
 def row(method: str, rmse: float, multilevel: bool) -> Row:
-    return Row(method, 3, 10, (1.0,), 1.0, 0.1, rmse, 0.0, rmse, 0.0, 1, multilevel, torch.zeros(1, 64))
+    errors = rmse**2 * torch.linspace(0.5, 1.5, 100)
+    return Row(method, 3, 10, (1.0,), 1.0, 0.1, rmse, 0.0, rmse, 0.0, 1, multilevel, torch.zeros(1, 64), errors)
 
 
 @pytest.mark.parametrize(
     ("ours", "plain", "words"),
-    [(0.1, 0.2, "multilevel wins"), (0.2, 0.1, "does not pay"), (0.1, 0.102, "no gain")],
+    [(0.1, 0.2, "multilevel wins"), (0.2, 0.1, "does not pay"), (0.1, 0.1, "undecided")],
 )
 def test_verdict_follows_from_the_rows(ours, plain, words):
     rows = (row("ours", ours, True), row("plain", plain, False), row("the paper's, best of 15 patterns", 1e-9, True))
     comparison = Comparison("an equation", 10, 30.0, rows, torch.zeros(1, 64), 0.0, 0.0)
     assert words in comparison.verdict(3)
     swapped = replace(comparison, rows=(row("ours", plain, True), row("plain", ours, False)))
-    if words != "no gain":
+    if words != "undecided":
         assert words not in swapped.verdict(3)
+
+
+def test_one_sample_gone_astray_decides_nothing():
+    ours, plain = row("ours", 0.1, True), row("plain", 0.1, False)
+    astray = replace(plain, rmse=0.2, errors=plain.errors.clone().index_fill_(0, torch.tensor([7]), 3.0))
+    comparison = Comparison("an equation", 10, 30.0, (ours, astray), torch.zeros(1, 64), 0.0, 0.0)
+    assert "undecided" in comparison.verdict(3)
 
 
 def test_table_and_picture_show_the_rows(demo, tmp_path):

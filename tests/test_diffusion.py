@@ -3,12 +3,14 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
 
 import mlsde
 from mlsde.diffusion import GaussianMixture, VariancePreserving, digits_ladder, rmse, sliced_wasserstein
+from mlsde.diffusion.dpm_solver import dpm_solver_2m, log_snr_grid
 
 PROCESS = VariancePreserving()
 
@@ -143,3 +145,30 @@ def test_levels_of_the_digits_get_closer_to_the_top_as_they_get_dearer():
 def test_bad_input_is_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_dpm_solver_is_of_second_order_and_ddim_of_first():
+    data = mixture()
+    y0 = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    sde = PROCESS.reverse(mlsde.DriftHierarchy([data]), churn=0.0)
+    span = (1.0, 0.05)
+    exact = mlsde.solve(sde, y0, span, steps=6000, method="heun").y1
+    second = [rmse(dpm_solver_2m(PROCESS, data, y0, log_snr_grid(PROCESS, span, n)), exact) for n in (160, 320)]
+    times = [log_snr_grid(PROCESS, span, n) for n in (160, 320)]
+    first = [rmse(mlsde.solve(sde, y0, times=grid, method="exponential").y1, exact) for grid in times]
+    assert math.log2(second[0] / second[1]) == pytest.approx(2.0, abs=0.3)
+    assert math.log2(first[0] / first[1]) == pytest.approx(1.0, abs=0.2)
+
+
+def test_one_step_of_dpm_solver_is_one_of_ddim():
+    data, y0 = mixture(), torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    sde = PROCESS.reverse(mlsde.DriftHierarchy([data]), churn=0.0)
+    ddim = mlsde.solve(sde, y0, (0.8, 0.5), steps=1, method="exponential").y1
+    torch.testing.assert_close(dpm_solver_2m(PROCESS, data, y0, np.array([0.8, 0.5])), ddim, rtol=1e-10, atol=1e-10)
+
+
+def test_log_snr_grid_has_equal_steps_of_the_log():
+    grid = log_snr_grid(PROCESS, (1.0, 0.01), 20)
+    logs = [math.log(PROCESS.alpha(t) / PROCESS.sigma(t)) for t in grid.tolist()]
+    np.testing.assert_allclose(np.diff(logs), (logs[-1] - logs[0]) / 20, rtol=2e-2)
+    assert (grid[0], grid[-1]) == (1.0, 0.01)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import mlsde
 def environment() -> dict[str, Any]:
     """Versions and machine, to stand beside every number."""
     return {
+        "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
         "mlsde": mlsde.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -23,6 +27,17 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that the package is run from, with a plus sign if it has changes; or ``None``."""
+    root = Path(mlsde.__file__).parent
+    try:
+        ask = [["git", "rev-parse", "--short", "HEAD"], ["git", "status", "--porcelain", "--", str(root)]]
+        done = [subprocess.run(words, cwd=root, capture_output=True, text=True, check=True).stdout for words in ask]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done[0].strip() + ("+" if done[1].strip() else "")
 
 
 def write_json(path: str | None, result: dict[str, Any]) -> None:

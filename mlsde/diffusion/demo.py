@@ -7,6 +7,7 @@ against the top level with ten times the steps on the same path.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from mlsde import checks
 from mlsde.brownian import BrownianPath
 from mlsde.diffusion.digits import DigitsLadder, digits_ladder
+from mlsde.diffusion.dpm_solver import dpm_solver_2m, log_snr_grid
 from mlsde.diffusion.metrics import rmse, sliced_wasserstein
 from mlsde.integrate import solve
 from mlsde.plan import Multilevel, multilevel_plan
@@ -48,6 +50,7 @@ class Row:
         seeds: number of seeds.
         multilevel: whether it uses coins.
         states: final states of the first seed, for pictures.
+        errors: mean square error of each sample, averaged over the seeds, shape ``(samples,)``.
     """
 
     method: str
@@ -63,10 +66,11 @@ class Row:
     seeds: int
     multilevel: bool
     states: Tensor = field(repr=False, compare=False)
+    errors: Tensor = field(repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Numbers only, for JSON."""
-        numbers = {name: value for name, value in self.__dict__.items() if name != "states"}
+        numbers = {name: value for name, value in self.__dict__.items() if not isinstance(value, Tensor)}
         return numbers | {"evaluations": list(self.evaluations)}
 
 
@@ -105,13 +109,13 @@ class Comparison:
         rows = [row for row in self.at(budget) if "best of" not in row.method or not row.multilevel]
         ours = min((row for row in rows if row.multilevel), key=lambda row: row.rmse)
         plain = min((row for row in rows if not row.multilevel), key=lambda row: row.rmse)
-        ratio = plain.rmse / ours.rmse
-        plain_median = min(row.median for row in rows if not row.multilevel)
-        word = "multilevel wins" if ratio > 1.1 else "no gain" if ratio > 1 / 1.1 else "multilevel does not pay"
+        ratio, (low, high) = plain.rmse / ours.rmse, _ratio_interval(plain.errors, ours.errors)
+        word = "multilevel wins" if low > 1 else "multilevel does not pay" if high < 1 else "undecided"
+        medians = [min(row.median for row in rows if row.multilevel == multilevel) for multilevel in (False, True)]
         return (
-            f"at 1/{budget} of the cost {word}: {ours.method} {ours.rmse:.3g}, "
-            f"best plain method ({plain.method}) {plain.rmse:.3g}, ratio {ratio:.2f}; "
-            f"of the median errors {plain_median / min(row.median for row in rows if row.multilevel):.2f}."
+            f"at 1/{budget} of the cost {word}: RMSE of the best plain method ({plain.method}) {plain.rmse:.3g}, "
+            f"of {ours.method} {ours.rmse:.3g}, ratio {ratio:.2f} (95 %: {low:.2f} to {high:.2f}); "
+            f"ratio of the least medians {medians[0] / medians[1]:.2f}."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -202,25 +206,33 @@ class Contest:
 
     def row(self, method: str, budget: int | None, runs: Sequence[Solution], *, pilot: bool = False) -> Row:
         """Sum up the runs of one method."""
-        errors = [rmse(run.y1, self.reference) for run in runs]
-        costs = [run.stats.cost or math.nan for run in runs]
+        evaluations = np.mean([run.stats.evaluations for run in runs], axis=0)
         row = Row(
             method=method,
             budget=budget,
             steps=runs[0].plan.steps,
-            evaluations=tuple(np.mean([run.stats.evaluations for run in runs], axis=0).tolist()),
-            cost=float(np.mean(costs)) + (self.pilot_cost if pilot else 0.0),
+            evaluations=tuple(evaluations.tolist()),
+            cost=float(evaluations @ np.array(self.costs)) + (self.pilot_cost if pilot else 0.0),
             seconds=float(np.median([run.stats.wall_seconds for run in runs])),
-            rmse=float(np.mean(errors)),
-            spread=float(np.std(errors)),
-            median=float(np.mean([_median_error(run.y1, self.reference) for run in runs])),
-            distance=float(np.mean([sliced_wasserstein(run.y1, self.data) for run in runs])),
-            seeds=len(runs),
             multilevel=runs[0].plan.coins != "none",
-            states=runs[0].y1,
+            **self._errors([run.y1 for run in runs]),
         )
         self._report(f"{method}: {row.rmse:.4f}")
         return row
+
+    def _errors(self, states: Sequence[Tensor]) -> dict[str, Any]:
+        """What a row says of the final states of one method, one tensor per seed."""
+        squares = torch.stack([(state - self.reference).square().mean(dim=1) for state in states])
+        by_seed = squares.mean(dim=1).sqrt()
+        return {
+            "rmse": float(by_seed.mean()),
+            "spread": float(by_seed.std(correction=0)),
+            "median": float(squares.median(dim=1).values.sqrt().mean()),
+            "distance": float(np.mean([sliced_wasserstein(state, self.data) for state in states])),
+            "seeds": len(states),
+            "states": states[0],
+            "errors": squares.mean(dim=0),
+        }
 
     def plain(self) -> Iterator[Row]:
         """The full run, and each cheaper level alone at every step."""
@@ -234,10 +246,24 @@ class Contest:
         fewer = max(2, self.setting.steps // budget)
         yield self.row("top level, fewer steps", budget, [self.solve(fewer)])
         if self.sde.is_ode:
+            yield self.row("top level, DDIM", budget, [self.solve(fewer, method="exponential")])
             yield self.row("top level, Heun", budget, [self.solve(max(1, fewer // 2), method="heun")])
+            yield self._dpm_solver(budget, fewer)
         stitched = [self._stitched(budget, low, switch) for low in (1, 2) for switch in (0.2, 0.3, 0.4, 0.5)]
         best = min(stitched, key=lambda run: rmse(run.y1, self.reference))
         yield self.row(f"two levels stitched, best of {len(stitched)}", budget, [best])
+
+    def _dpm_solver(self, budget: int, steps: int) -> Row:
+        """DPM-Solver++(2M) with the top level, on its usual grid of equal steps of the signal-to-noise ratio's log."""
+        begin, levels = time.perf_counter(), len(self.costs)
+        times = log_snr_grid(self.ladder.process, T_SPAN, steps)
+        end = dpm_solver_2m(self.ladder.process, self.ladder.drift.levels[-1], self.y0, times)
+        seconds = time.perf_counter() - begin
+        evaluations = (*[0.0] * (levels - 1), float(steps))
+        name, cost = "top level, DPM-Solver++(2M)", steps * self.costs[-1]
+        row = Row(name, budget, steps, evaluations, cost, seconds, multilevel=False, **self._errors([end]))
+        self._report(f"{name}: {row.rmse:.4f}")
+        return row
 
     def _stitched(self, budget: int, low: int, switch: float) -> Solution:
         """A cheap level early and the top level after ``switch``, with as many steps as the budget pays."""
@@ -290,8 +316,12 @@ class Contest:
         )
 
 
-def _median_error(states: Tensor, reference: Tensor) -> float:
-    return float((states - reference).square().mean(dim=1).sqrt().median())
+def _ratio_interval(above: Tensor, below: Tensor, draws: int = 2000) -> tuple[float, float]:
+    """Bootstrap interval of a ratio of RMSEs, 95 %, drawing samples with replacement, the same for both."""
+    drawn = torch.randint(len(above), (draws, len(above)), generator=torch.Generator().manual_seed(0))
+    ratios = (above[drawn].mean(dim=1) / below[drawn].mean(dim=1)).sqrt()
+    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
+    return low, high
 
 
 def digits_demo(setting: Setting | None = None, report: Callable[[str], None] = lambda _line: None) -> Demo:

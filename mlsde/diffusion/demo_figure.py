@@ -15,6 +15,7 @@ SHOWN = 12
 COLOURS = {
     "top level, fewer": "tab:blue",
     "top level, Heun": "tab:cyan",
+    "top level, DPM": "tab:pink",
     "two levels stitched": "tab:orange",
     "independent impulse": "tab:red",
     "systematic impulse": "tab:green",
@@ -46,7 +47,7 @@ def save_demo_figure(demo: Demo, path: str | Path, *, budget: int | None = None)
         _draw_errors(line[0], comparison, "rmse", "RMSE per pixel")
         _draw_errors(line[1], comparison, "median", "median error of a sample")
     handles, labels = panels[1, 0].get_legend_handles_labels()
-    right.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, columnspacing=1.0)
+    right.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7, columnspacing=1.0)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=110)
