@@ -21,6 +21,7 @@ COLOURS = {
     "systematic impulse": "tab:green",
     "systematic hold": "tab:purple",
     "systematic extrapolate": "tab:brown",
+    "systematic extrapolate in Heun": "black",
 }
 
 
@@ -73,6 +74,11 @@ def _draw_digits(figure: Any, demo: Demo, budget: int) -> None:
     figure.suptitle(f"{comparison.equation}; lower rows at 1/{budget} of the full cost (RMSE per pixel)", fontsize=10)
 
 
+def _key(method: str) -> str | None:
+    """The colour's name of a method: the longest that it starts with."""
+    return max((key for key in COLOURS if method.startswith(key)), key=len, default=None)
+
+
 def _label(method: str, error: float) -> str:
     words = method.replace(", ", ",\n").replace("impulse (", "impulse\n(")
     return f"{words}\n{error:.3f}"
@@ -80,7 +86,7 @@ def _label(method: str, error: float) -> str:
 
 def _draw_errors(axes: Any, comparison: Comparison, error: str, label: str) -> None:
     for method, colour in COLOURS.items():
-        rows = [row for row in comparison.rows if row.method.startswith(method)]
+        rows = [row for row in comparison.rows if _key(row.method) == method]
         if not rows:
             continue
         style = "o-" if rows[0].multilevel else "s--"
