@@ -105,18 +105,9 @@ class Comparison:
         return sorted({row.budget for row in self.rows if row.budget is not None})
 
     def verdict(self, budget: int) -> str:
-        """A sentence on who wins at a budget, made from the rows; a search over patterns does not take part."""
+        """A sentence on who wins at a budget, made from the rows; the search over patterns does not take part."""
         rows = [row for row in self.at(budget) if "patterns" not in row.method]
-        ours = min((row for row in rows if row.multilevel), key=lambda row: row.rmse)
-        plain = min((row for row in rows if not row.multilevel), key=lambda row: row.rmse)
-        ratio, (low, high) = plain.rmse / ours.rmse, _ratio_interval(plain.errors, ours.errors)
-        word = "multilevel wins" if low > 1 else "multilevel does not pay" if high < 1 else "undecided"
-        medians = [min(row.median for row in rows if row.multilevel == multilevel) for multilevel in (False, True)]
-        return (
-            f"at 1/{budget} of the cost {word}: RMSE of the best plain method ({plain.method}) {plain.rmse:.3g}, "
-            f"of {ours.method} {ours.rmse:.3g}, ratio {ratio:.2f} (95 %: {low:.2f} to {high:.2f}); "
-            f"ratio of the least medians {medians[0] / medians[1]:.2f}."
-        )
+        return f"at 1/{budget} of the cost, by RMSE {_judged(rows, 'rmse')}; by median {_judged(rows, 'median')}."
 
     def as_dict(self) -> dict[str, Any]:
         """Numbers only, for JSON."""
@@ -331,10 +322,29 @@ class Contest:
         )
 
 
-def _ratio_interval(above: Tensor, below: Tensor, draws: int = 2000) -> tuple[float, float]:
-    """Bootstrap interval of a ratio of RMSEs, 95 %, drawing samples with replacement, the same for both."""
+def _judged(rows: Sequence[Row], error: str) -> str:
+    """The best multilevel row against the best plain one, by one of their errors."""
+    plain, ours = (
+        min((row for row in rows if row.multilevel == multilevel), key=lambda row: float(getattr(row, error)))
+        for multilevel in (False, True)
+    )
+    ratio = getattr(plain, error) / getattr(ours, error)
+    low, high = _ratio_interval(plain.errors, ours.errors, torch.mean if error == "rmse" else _median)
+    word = "multilevel wins" if low > 1 else "multilevel does not pay" if high < 1 else "undecided"
+    names = f"{plain.method} {getattr(plain, error):.2g} against {ours.method} {getattr(ours, error):.2g}"
+    return f"{word} ({names}, ratio {ratio:.2f}, 95 %: {low:.2f} to {high:.2f})"
+
+
+def _median(values: Tensor, dim: int) -> Tensor:
+    return values.median(dim=dim).values
+
+
+def _ratio_interval(
+    above: Tensor, below: Tensor, typical: Callable[..., Tensor], draws: int = 2000
+) -> tuple[float, float]:
+    """Bootstrap interval of a ratio of errors, 95 %, drawing samples with replacement, the same for both."""
     drawn = torch.randint(len(above), (draws, len(above)), generator=torch.Generator().manual_seed(0))
-    ratios = (above[drawn].mean(dim=1) / below[drawn].mean(dim=1)).sqrt()
+    ratios = (typical(above[drawn], dim=1) / typical(below[drawn], dim=1)).sqrt()
     low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
     return low, high
 
