@@ -53,7 +53,7 @@ def test_a_pilot_that_would_eat_the_budget_is_refused():
 
 
 def row(method: str, rmse: float, multilevel: bool) -> Row:
-    errors = rmse**2 * torch.linspace(0.5, 1.5, 100)
+    errors = rmse**2 * torch.linspace(0.5, 1.5, 100)[None]
     return Row(method, 3, 10, (1.0,), 1.0, 0.1, rmse, 0.0, rmse, 0.0, 1, multilevel, torch.zeros(1, 64), errors)
 
 
@@ -72,7 +72,7 @@ def test_verdict_follows_from_the_rows(ours, plain, words):
 
 def test_one_sample_gone_astray_decides_nothing():
     ours, plain = row("ours", 0.1, True), row("plain", 0.1, False)
-    astray = replace(plain, rmse=0.2, errors=plain.errors.clone().index_fill_(0, torch.tensor([7]), 3.0))
+    astray = replace(plain, rmse=0.2, errors=plain.errors.clone().index_fill_(1, torch.tensor([7]), 3.0))
     comparison = Comparison("an equation", 10, 30.0, (ours, astray), torch.zeros(1, 64), 0.0, 0.0)
     by_rmse, by_median = comparison.verdict(3).split("; by median")
     assert "undecided" in by_rmse
