@@ -11,7 +11,8 @@ from mlsde.brownian import BrownianPath, NoiseSampler
 from mlsde.hierarchy import DriftHierarchy, from_numpy
 from mlsde.integrate import solve
 from mlsde.linear import LinearPart
-from mlsde.plan import Multilevel, Plan
+from mlsde.multilevel import Multilevel
+from mlsde.plan import Plan
 from mlsde.probabilities import Constant, Optimal, PowerLaw
 from mlsde.sde import SDE
 from mlsde.solution import NonFiniteError, Solution, Stats

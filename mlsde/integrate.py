@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
-from mlsde.brownian import Brownian, IndependentIncrements, PathIncrements
+from mlsde.brownian import Brownian
 from mlsde.estimator import PerSampleEstimator, SharedEstimator, estimator, remembered
 from mlsde.hierarchy import CountedLevels
-from mlsde.plan import BLOCK, Multilevel, fixed_plan, multilevel_plan
+from mlsde.increments import IndependentIncrements, PathIncrements
+from mlsde.multilevel import Multilevel
+from mlsde.plan import BLOCK, fixed_plan, multilevel_plan
 from mlsde.saving import Saver
 from mlsde.sde import SDE, NoiseTerm
 from mlsde.solution import NonFiniteError, Solution, Stats

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mlsde import checks, randomness
 from mlsde.estimator import Estimator
-from mlsde.plan import Multilevel
+from mlsde.multilevel import Multilevel
 from mlsde.sde import SDE, NoiseTerm
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import mlsde
 from mlsde import brownian
-from mlsde.brownian import BrownianPath, IndependentIncrements, NoiseSampler
+from mlsde.brownian import BrownianPath, NoiseSampler
+from mlsde.increments import IndependentIncrements
 
 GRIDS = [1, 7, 10, 64, 99, 100, 1000, 4096]
 some_examples = settings(max_examples=25, deadline=None, derandomize=True)

@@ -12,7 +12,8 @@ import torch
 from scipy import stats
 
 from mlsde import randomness
-from mlsde.brownian import BrownianPath, IndependentIncrements
+from mlsde.brownian import BrownianPath
+from mlsde.increments import IndependentIncrements
 
 SAMPLES = 20_000
 FALSE_ALARM = 1e-4  # per call of the test, by Bonferroni over its parts; the seeds are fixed

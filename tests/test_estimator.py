@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import mlsde
-from mlsde import coins, plan, theory
+from mlsde import coins, theory
+from mlsde.multilevel import CORRECTIONS, SHARES
 from mlsde.plan import multilevel_plan
 from mlsde.problems.linear import LinearProblem
 
 EXACT = settings(deadline=None, max_examples=25)
-SHARES = ("batch", "sample")
 RULES = [
     (coin, correction)
-    for coin, correction in itertools.product(coins.COINS, plan.CORRECTIONS)
+    for coin, correction in itertools.product(coins.COINS, CORRECTIONS)
     if correction != "extrapolate" or coin in ("systematic", "periodic")
 ]
 values_ = st.floats(-3, 3, allow_subnormal=False)
@@ -352,7 +352,7 @@ def test_a_one_level_ladder_under_a_power_law_is_em(coin, share):
     assert run.stats.calls == (30,)
 
 
-@pytest.mark.parametrize("correction", plan.CORRECTIONS)
+@pytest.mark.parametrize("correction", CORRECTIONS)
 def test_a_state_of_any_shape_takes_coins_per_sample(correction):
     """Each sample of a batch of matrices runs as the same sample of a batch of vectors."""
     drift = mlsde.DriftHierarchy(smooth_levels(3), [1.0, 4.0, 16.0])

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import mlsde
-from mlsde import coins, plan
+from mlsde import coins
+from mlsde.multilevel import CORRECTIONS, SHARES
 from mlsde.plan import fixed_plan, multilevel_plan
 
 COSTS = [1.0, 8.0, 64.0]
 RULES = [
     (coin, correction, stages)
-    for coin, correction, stages in itertools.product(coins.COINS, plan.CORRECTIONS, (1, 2))
+    for coin, correction, stages in itertools.product(coins.COINS, CORRECTIONS, (1, 2))
     if (correction != "extrapolate" or coin in ("systematic", "periodic"))
     and (stages == 1 or correction in ("hold", "extrapolate"))
 ]
@@ -41,7 +42,7 @@ def random_table(steps, levels=3, seed=0):
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("share", plan.SHARES)
+@pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize(("coin", "correction", "stages"), RULES)
 def test_the_plan_costs_what_the_counters_saw(coin, correction, stages, share, make):
     for seed in range(2):
@@ -120,7 +121,7 @@ def test_corrections_with_a_memory_fire_every_level_at_the_first_step(correction
 
 
 @pytest.mark.parametrize("coin", coins.COINS)
-@pytest.mark.parametrize("share", plan.SHARES)
+@pytest.mark.parametrize("share", SHARES)
 def test_a_plan_served_in_any_blocks_is_the_same_plan(coin, share):
     drawn = plan_of(random_table(300), coin, "hold", share)
     whole = drawn.block(0, 300)

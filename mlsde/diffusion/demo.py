@@ -22,7 +22,8 @@ from mlsde.diffusion.digits import DigitsLadder, digits_ladder
 from mlsde.diffusion.dpm_solver import dpm_solver_2m, log_snr_grid
 from mlsde.diffusion.metrics import rmse, sliced_wasserstein
 from mlsde.integrate import solve
-from mlsde.plan import Multilevel, multilevel_plan
+from mlsde.multilevel import Multilevel
+from mlsde.plan import multilevel_plan
 from mlsde.probabilities import Optimal, PowerLaw
 from mlsde.sde import SDE
 from mlsde.solution import Solution

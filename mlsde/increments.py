@@ -1,0 +1,84 @@
+"""The noise of one run on its grid: independent increments, or those of a path."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde import randomness
+from mlsde.brownian import Brownian, rounding
+
+
+class IndependentIncrements:
+    """Increments on one grid only: the fastest noise, which is not the same path on another grid.
+
+    Args:
+        times: the grid, ``N + 1`` float64 times.
+        shape, dtype, device, seed: as of :class:`BrownianPath`.
+    """
+
+    def __init__(
+        self,
+        times: np.ndarray,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        seed: int | tuple[int, ...],
+    ) -> None:
+        roots = np.sqrt(np.abs(np.diff(times)))
+        self._root = float(roots[0]) if np.ptp(roots) < 1e-9 * roots[0] else None
+        self._roots = roots
+        self._rows = randomness.NormalRows(shape, dtype, device, seed, randomness.NOISE, randomness.IN_ORDER)
+        self._chunk = -1
+        self._increments: tuple[Tensor, ...] = ()
+
+    def increment(self, n: int) -> Tensor:
+        """Increment over step ``n``, shape ``shape``; the same whenever it is asked for."""
+        chunk, row = divmod(n, self._rows.rows_per_chunk)
+        if chunk != self._chunk:
+            self._increments = ()  # freed first, so that the new chunk can take its memory
+            self._chunk, self._increments = chunk, self._scaled(chunk)
+        return self._increments[row]
+
+    def _scaled(self, chunk: int) -> tuple[Tensor, ...]:
+        if self._root is not None:
+            return self._rows.chunk(chunk, self._root).unbind(0)
+        normals = self._rows.chunk(chunk)
+        size = self._rows.rows_per_chunk
+        roots = self._roots[chunk * size : (chunk + 1) * size]
+        scale = torch.as_tensor(roots, dtype=normals.dtype, device=normals.device)
+        return normals[: len(roots)].mul_(scale.view(-1, *[1] * (normals.ndim - 1))).unbind(0)
+
+
+class PathIncrements:
+    """Increments of a path or of any ``bm(ta, tb)`` on one grid; the first is checked, and every shape."""
+
+    def __init__(self, brownian: Brownian, times: np.ndarray, shape: tuple[int, ...], like: Tensor) -> None:
+        self._brownian, self._times, self._shape, self._like = brownian, times, shape, like
+        theirs = getattr(brownian, "shape", None)
+        if theirs is not None and tuple(theirs) != shape:
+            raise ValueError(f"brownian has shape {tuple(theirs)}, but this equation needs noise of shape {shape}.")
+        t0, t1 = getattr(brownian, "t0", None), getattr(brownian, "t1", None)
+        lo, hi = sorted((float(times[0]), float(times[-1])))
+        if t0 is not None and t1 is not None:
+            slack = rounding(float(t0), float(t1))
+            if not (float(t0) - slack <= lo and hi <= float(t1) + slack):
+                raise ValueError(f"brownian covers [{float(t0)}, {float(t1)}], but the solve needs [{lo}, {hi}].")
+        # torchsde's paths know forward times alone
+        self._mirrored = bool(times[-1] < times[0]) and type(brownian).__module__.partition(".")[0] == "torchsde"
+
+    def increment(self, n: int) -> Tensor:
+        """Increment over step ``n``; ``TypeError`` or ``ValueError`` if its kind is not the equation's."""
+        ta, tb = float(self._times[n]), float(self._times[n + 1])
+        increment = self._brownian(tb, ta) if self._mirrored else self._brownian(ta, tb)
+        if not isinstance(increment, Tensor):
+            raise TypeError(f"brownian must return a torch.Tensor, got {type(increment).__name__}.")
+        if tuple(increment.shape) != self._shape:
+            raise ValueError(f"brownian returned shape {tuple(increment.shape)}, expected {self._shape}.")
+        if increment.dtype != self._like.dtype or increment.device != self._like.device:
+            raise TypeError(
+                f"brownian returned {increment.dtype} on {increment.device}, "
+                f"expected {self._like.dtype} on {self._like.device}."
+            )
+        return -increment if self._mirrored else increment

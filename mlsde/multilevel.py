@@ -1,0 +1,66 @@
+"""How a ladder is used: probabilities, coins, correction, and who shares the coins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsde import checks, coins
+from mlsde.probabilities import ProbabilityRule
+
+CORRECTIONS = ("impulse", "hold", "control", "extrapolate")
+SHARES = ("batch", "sample")
+MEMORY = ("hold", "control", "extrapolate")
+
+
+@dataclass(frozen=True)
+class Multilevel:
+    """How a ladder is used: the probabilities, when levels fire, and what is used between firings.
+
+    Args:
+        probabilities: a rule (:class:`PowerLaw`, :class:`Constant`, :class:`Optimal`) or a function of ``t`` that
+            returns one probability per level.
+        coins: ``"independent"`` (the paper), ``"nested"``, ``"systematic"`` or ``"periodic"``; see ``mlsde.coins``.
+        correction: what stands for the difference ``D_k = f^k - f^(k-1)``, in one line ``m + w (D - m)``, ``w = 0``
+            between firings:
+
+            =============== ===================================== ======== =========================
+            correction      ``m``                                 ``w``    coins
+            =============== ===================================== ======== =========================
+            ``impulse``     0                                     ``1/p``  any
+            ``hold``        the last difference                   1        any
+            ``control``     the last difference                   ``1/p``  any
+            ``extrapolate`` a line through the last two           1        systematic, periodic
+            =============== ===================================== ======== =========================
+
+            Given the past, ``impulse`` and ``control`` with independent or nested coins are unbiased for ``f^K``
+            where all probabilities are above 0 (``control`` from its second step, the first being forced). Systematic
+            impulses have the right mean at each step taken alone, not given the past. Everything else is a
+            deterministic quadrature of the differences, with a bias that vanishes with their spacing. All but
+            ``impulse`` fire every level at the first step.
+        share: ``"batch"``: all samples share the coins, and a level is skipped for all. ``"sample"``: each sample
+            has its own, and those that fire are evaluated as one smaller batch.
+        seed: seed of the coins; that of the solve by default. With ``share="sample"`` and seeds per sample in the
+            solve, each sample's coins depend on both.
+
+    Raises:
+        ValueError: for unknown names, or ``extrapolate`` with independent or nested coins, whose gaps make the slope
+            explode.
+    """
+
+    probabilities: ProbabilityRule
+    coins: str = "systematic"
+    correction: str = "hold"
+    share: str = "batch"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.one_of("coins", self.coins, coins.COINS)
+        checks.one_of("correction", self.correction, CORRECTIONS)
+        checks.one_of("share", self.share, SHARES)
+        if self.seed is not None:
+            checks.one_seed(self.seed)
+        if self.correction == "extrapolate" and self.coins in ("independent", "nested"):
+            raise ValueError(
+                f"correction='extrapolate' with coins={self.coins!r} is refused: chance puts firings next to each "
+                "other and the slope explodes; use coins='systematic' or 'periodic'."
+            )
