@@ -45,23 +45,37 @@ class PowerLaw:
 
     Args:
         gamma: exponent of the price of accuracy, above zero.
-        scale: the larger, the more accurate and the dearer.
+        scale: the larger, the more accurate and the dearer; 1 by default.
+        budget: expected cost per trajectory, in the units of ``costs``, that the scale is fitted to instead.
     """
 
     gamma: float
     scale: float = 1.0
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", checks.positive_number("gamma", self.gamma))
         object.__setattr__(self, "scale", checks.positive_number("scale", self.scale))
+        if self.budget is not None:
+            object.__setattr__(self, "budget", checks.positive_number("budget", self.budget))
+            if self.scale != 1.0:
+                raise ValueError(f"scale={self.scale:g} was given with budget={self.budget:g}; give one of the two.")
 
     def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
-        """Return the same row at every time."""
+        """Return the same row at every time; ``ValueError`` for a budget below the least that the plan costs."""
         if len(drift) == 1:
             return np.ones((len(times) - 1, 1))
         costs = np.array(drift.required_costs("PowerLaw"))
-        row = np.minimum(1.0, self.scale * (costs / costs[0]) ** -(0.5 + 1.0 / self.gamma))
-        return np.tile(row, (len(times) - 1, 1))
+        law = (costs / costs[0]) ** -(0.5 + 1.0 / self.gamma)
+
+        def at(scale: float) -> np.ndarray:
+            return np.tile(np.minimum(1.0, scale * law), (len(times) - 1, 1))
+
+        if self.budget is None:
+            return at(self.scale)
+        if price(at(np.inf)) <= self.budget:
+            return at(np.inf)
+        return at(_largest_scale(lambda scale: price(at(scale)), self.budget, 1e-12, 1.0 / float(law.min())))
 
 
 @dataclass(frozen=True)

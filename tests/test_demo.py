@@ -52,6 +52,21 @@ def test_a_pilot_that_would_eat_the_budget_is_refused():
         Setting(samples=8, steps=24)
 
 
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [(["--samples", "0"], "samples must be"), (["--threads", "-1"], "--threads must be"), (["--steps", "20"], "pilot")],
+)
+def test_bad_arguments_of_the_command_get_a_sentence_and_status_2(words, part, capsys):
+    assert main(["demo", *words]) == 2
+    assert part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budgets", [(), (0,), (3, -1)])
+def test_budgets_that_mean_nothing_are_refused(budgets):
+    with pytest.raises(ValueError, match="budgets must"):
+        Setting(budgets=budgets)
+
+
 def row(method: str, rmse: float, multilevel: bool) -> Row:
     errors = rmse**2 * torch.linspace(0.5, 1.5, 100)[None]
     return Row(method, 3, 10, (1.0,), 1.0, 0.1, rmse, 0.0, rmse, 0.0, 1, multilevel, torch.zeros(1, 64), errors)

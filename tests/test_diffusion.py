@@ -140,6 +140,9 @@ def test_levels_of_the_digits_get_closer_to_the_top_as_they_get_dearer():
         (lambda: PROCESS.reverse(mlsde.DriftHierarchy([mixture()]), churn=-1.0), "churn"),
         (lambda: GaussianMixture(torch.zeros(3, 2), torch.ones(3), process=PROCESS), "variances"),
         (lambda: GaussianMixture(torch.zeros(3, 2), torch.zeros(2), process=PROCESS), "above zero"),
+        (lambda: digits_ladder(clusters=(80, 10)), r"clusters must increase.*\[80, 10\]"),
+        (lambda: digits_ladder(clusters=(10, 1797)), "clusters must increase"),
+        (lambda: digits_ladder(smoothing=-1.0), "smoothing"),
     ],
 )
 def test_bad_input_is_named(make, words):

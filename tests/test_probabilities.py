@@ -275,3 +275,26 @@ def test_the_price_is_asked_of_the_plan_itself():
     times = np.linspace(0, 1, 6)
     assert (probability_table(mlsde.Optimal(VARIANCES, 2.0), times, ladder(), price) == 1).all()
     assert asked == [(5, 3)]
+
+
+@pytest.mark.parametrize("budget", [30.0, 300.0, 2000.0])
+def test_a_power_law_meets_its_budget_by_its_scale_alone(budget):
+    drift = mlsde.DriftHierarchy([lambda t, y: -y] * 3, costs=[1.0, 8.0, 64.0])
+    rule = mlsde.Multilevel(mlsde.PowerLaw(2.5, budget=budget), "independent", "impulse")
+    plan = multilevel_plan(rule, np.linspace(0, 1, 101), drift)
+    assert plan.expected_cost == pytest.approx(budget, rel=1e-6)
+    row = plan.probabilities[0]
+    unclamped = row < 1
+    law = np.array([1.0, 8.0, 64.0]) ** -(0.5 + 1 / 2.5)
+    np.testing.assert_allclose(row[unclamped] / law[unclamped], (row / law)[unclamped].mean())
+
+
+def test_a_power_law_with_money_for_all_always_fires_and_with_too_little_says_so():
+    drift = mlsde.DriftHierarchy([lambda t, y: -y] * 2, costs=[1.0, 8.0])
+    times = np.linspace(0, 1, 11)
+    rich = multilevel_plan(mlsde.Multilevel(mlsde.PowerLaw(2.5, budget=80.0)), times, drift)
+    assert (rich.probabilities == 1).all()
+    with pytest.raises(ValueError, match="budget=5 does not pay"):
+        multilevel_plan(mlsde.Multilevel(mlsde.PowerLaw(2.5, budget=5.0)), times, drift)
+    with pytest.raises(ValueError, match="give one of the two"):
+        mlsde.PowerLaw(2.5, scale=2.0, budget=5.0)

@@ -29,8 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     from mlsde.diffusion.demo_figure import save_demo_figure  # noqa: PLC0415
 
     begin = time.perf_counter()
-    torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
-    setting = Setting(arguments.samples, arguments.steps, seeds=arguments.seeds, seed=arguments.seed)
+    try:
+        torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
+        setting = Setting(arguments.samples, arguments.steps, seeds=arguments.seeds, seed=arguments.seed)
+    except ValueError as error:
+        print(f"mlsde demo: {error}", file=sys.stderr)
+        return 2
     demo = digits_demo(setting, report=lambda line: print(f"  {line}", file=sys.stderr))
     print(demo)
     print(f"\npicture: {save_demo_figure(demo, arguments.picture)}")

@@ -23,7 +23,6 @@ from mlsde.diffusion.dpm_solver import dpm_solver_2m, log_snr_grid
 from mlsde.diffusion.metrics import rmse, sliced_wasserstein
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
-from mlsde.plan import multilevel_plan
 from mlsde.probabilities import Optimal, PowerLaw
 from mlsde.sde import SDE
 from mlsde.solution import Solution
@@ -138,6 +137,10 @@ class Setting:
     def __post_init__(self) -> None:
         for name in ("samples", "steps", "seeds", "pilot_samples", "pilot_steps"):
             checks.positive_integer(name, getattr(self, name))
+        if not self.budgets:
+            raise ValueError("budgets must hold at least one part of the full cost, got none.")
+        for budget in self.budgets:
+            checks.positive_integer("budgets", budget)
         # a pilot step costs about one step of the full run, for each of its samples
         share = self.pilot_samples * self.pilot_steps / (self.samples * self.steps) * max(self.budgets)
         if share > 0.5:
@@ -266,7 +269,7 @@ class Contest:
 
     def multilevel(self, budget: int) -> Iterator[Row]:
         """The paper's rule with a power law, then spread coins and memories with measured variances."""
-        paper = Multilevel(self._power_law(budget), coins="independent", correction="impulse")
+        paper = Multilevel(PowerLaw(2.5, budget=self.full_cost / budget), coins="independent", correction="impulse")
         runs = self._seeded(paper, PATTERNS)
         yield self.row("independent impulse (the paper)", budget, runs)
         best = min(runs, key=lambda run: rmse(run.y1, self.reference))
@@ -298,17 +301,6 @@ class Contest:
     ) -> list[Solution]:
         steps = steps or self.setting.steps
         return [self.solve(steps, method=method, multilevel=rule, seed=self.setting.seed + s) for s in range(seeds)]
-
-    def _power_law(self, budget: int) -> PowerLaw:
-        """Theory's power law, its scale fitted by bisection so that the expected cost meets the budget."""
-        times = np.linspace(*T_SPAN, self.setting.steps + 1)
-        low, high = 1e-6, 1e6
-        for _ in range(60):
-            middle = math.sqrt(low * high)
-            rule = Multilevel(PowerLaw(2.5, middle), coins="independent", correction="impulse")
-            cost = multilevel_plan(rule, times, self.ladder.drift).expected_cost or math.inf
-            low, high = (middle, high) if cost <= self.full_cost / budget else (low, middle)
-        return PowerLaw(2.5, low)
 
     def result(self) -> Comparison:
         """Run every method."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlsde import checks
 from mlsde.diffusion.mixture import GaussianMixture
 from mlsde.diffusion.variance_preserving import VariancePreserving
 from mlsde.hierarchy import DriftHierarchy
@@ -53,8 +54,14 @@ def digits_ladder(
         seed: seed of k-means.
 
     Raises:
+        ValueError: for numbers of clusters that do not increase, or deviations that are not above zero.
         ModuleNotFoundError: without scikit-learn, with the command that installs it.
     """
+    for name, value in (("smoothing", smoothing), ("pixel_noise", pixel_noise)):
+        checks.positive_number(name, value)
+    counts = [checks.positive_integer("clusters", count) for count in clusters]
+    if counts != sorted(set(counts)) or counts[-1:] > [1796]:
+        raise ValueError(f"clusters must increase and stay below the 1797 digits, got {list(clusters)}.")
     try:
         from sklearn.cluster import KMeans  # noqa: PLC0415
         from sklearn.datasets import load_digits  # noqa: PLC0415
