@@ -214,17 +214,28 @@ def test_no_recursion_however_deep_the_query():
     + [((3,), 3)],
 )
 def test_equal_steps_on_the_tree_cost_one_normal_each(grids, steps):
+    assert drawn(steps, grids=grids) == steps
+
+
+@pytest.mark.parametrize(("steps", "normals"), [(400, 2), (800, 3), (64, 8), (256, 9), (1024, 9), (300, 17)])
+def test_other_numbers_of_steps_cost_what_the_pages_say(steps, normals):
+    assert abs(drawn(steps) / steps - normals) < 0.6
+
+
+def drawn(steps, **options):
+    """How many normals a run of equal steps draws."""
+
     class Counting(BrownianPath):
-        drawn = 1  # the end
+        count = 1  # the end
 
         def _normal(self, stage, point):
-            self.drawn += 1
+            self.count += 1
             return super()._normal(stage, point)
 
-    instance = Counting(0.0, 1.0, shape=(1,), grids=grids)
+    instance = Counting(0.0, 1.0, shape=(1,), **options)
     for n in range(steps):
         instance(n / steps, (n + 1) / steps)
-    assert instance.drawn == steps
+    return instance.count
 
 
 # What it refuses

@@ -72,3 +72,12 @@ def test_table_of_the_digits_page_is_the_recorded_one():
     assert text.read_text().split("\npicture:")[0].strip() in page.read_text()
     for row in recorded("").values():
         assert f"{row['rmse']:.4f}" in page.read_text()
+
+
+def test_table_of_charges_in_the_readme_is_the_recorded_one():
+    readme = (ROOT / "README.md").read_text()
+    for line in (ROOT / "docs" / "results" / "charges.txt").read_text().splitlines()[1:]:
+        name, numbers = line[:40].strip(), line[40:].split()
+        if "alone" not in name:
+            shown = f"*the full run: {name}*" if name == "all charges, every step" else name
+            assert f"| {shown} | {numbers[2]} | {(*numbers, '-')[3]} |" in readme

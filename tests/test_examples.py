@@ -18,14 +18,17 @@ def load(name: str):
 def test_charges_compares_multilevel_runs_at_an_eighth_of_the_cost(capsys):
     example = load("charges")
     example.CHARGES, example.PARTICLES, example.STEPS = 1600, 160, 100
+    example.SEEDS, example.PATTERNS = 2, 3
     example.main()
     table = {
-        line[:38].strip(): [float(number) for number in line[38:].split()]
-        for line in capsys.readouterr().out.splitlines()[1:9]
+        line[:40].strip(): [float(number) for number in line[40:].split()]
+        for line in capsys.readouterr().out.splitlines()[1:]
     }
-    cost, _, error = table["systematic hold"]
+    assert table["all charges, every step"][0] == 1
+    assert any(name.startswith("two levels stitched") for name in table)
+    cost, _, error, _ = table["systematic hold"]
     assert cost < 0.2
-    assert error < table["independent impulse"][2]
+    assert error < table["independent impulse (the paper)"][2]
 
 
 def test_the_field_of_the_example_is_the_sum_over_the_charges():
