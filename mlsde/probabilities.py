@@ -41,21 +41,25 @@ class PowerLaw:
     """``p_k = min(1, scale * (c_k / c_1)^-(1/2 + 1/gamma))``: the optimum for a ladder of a power law.
 
     If ``|f^k - f| ~ 2^-k`` costs ``c_k ~ 2^(gamma k)``, this is ``p_k ~ 2^-(1 + gamma/2) k``. A ladder of one level
-    always fires. Source: arXiv 2603.24594.
+    always fires. Source: arXiv 2603.24594. For rules whose mean squared error falls like ``p^-s`` the exponent is
+    ``(1 + 2/gamma) / (s + 1)``.
 
     Args:
         gamma: exponent of the price of accuracy, above zero.
         scale: the larger, the more accurate and the dearer; 1 by default.
         budget: expected cost per trajectory, in the units of ``costs``, that the scale is fitted to instead.
+        order: ``s``, as of :class:`Optimal`; 1, the paper's, by default.
     """
 
     gamma: float
     scale: float = 1.0
     budget: float | None = None
+    order: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", checks.positive_number("gamma", self.gamma))
         object.__setattr__(self, "scale", checks.positive_number("scale", self.scale))
+        object.__setattr__(self, "order", checks.positive_number("order", self.order))
         if self.budget is not None:
             object.__setattr__(self, "budget", checks.positive_number("budget", self.budget))
             if self.scale != 1.0:
@@ -66,7 +70,7 @@ class PowerLaw:
         if len(drift) == 1:
             return np.ones((len(times) - 1, 1))
         costs = np.array(drift.required_costs("PowerLaw"))
-        law = (costs / costs[0]) ** -(0.5 + 1.0 / self.gamma)
+        law = (costs / costs[0]) ** (-(1.0 + 2.0 / self.gamma) / (self.order + 1.0))
 
         def at(scale: float) -> np.ndarray:
             return np.tile(np.minimum(1.0, scale * law), (len(times) - 1, 1))

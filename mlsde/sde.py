@@ -96,6 +96,10 @@ class SDE:
         noise = "ODE" if self.is_ode else f"{self.noise} noise, {self.calculus}"
         return f"SDE({self.drift!r}, {noise}{', linear part' if self.linear else ''})"
 
+    def with_drift(self, drift: DriftHierarchy | Level) -> SDE:
+        """The same equation with another drift: a part of its ladder, ``sde.drift.select(...)``, or its limit."""
+        return SDE(drift, self.diffusion, noise=self.noise, calculus=self.calculus, linear=self.linear)
+
     @classmethod
     def from_torchsde(cls, sde: Any, costs: Sequence[float] | None = None) -> SDE:
         """Take a torchsde SDE object: ``f``, ``g``, ``noise_type``, ``sde_type``.

@@ -85,7 +85,7 @@ def level_variances(
         seen[float(t)] = [float((gain * d).flatten(1).square().sum(dim=1).double().mean()) for d in differences]
         return value
 
-    pilot = SDE(DriftHierarchy([top], [1.0]), sde.diffusion, noise=sde.noise, calculus=sde.calculus, linear=sde.linear)
+    pilot = sde.with_drift(DriftHierarchy([top], [1.0]))
     done = solve(pilot, y0, t_span, steps=steps, times=times, method=method, seed=seed, brownian=brownian)
     order = sorted(seen)
     cost = None if drift.costs is None else done.stats.evaluations[0] * sum(drift.costs)

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.brownian import Brownian, BrownianPath
+from mlsde.integrate import solve
+from mlsde.problems.ladder import LadderProblem, perturbed, scattered_start
 from mlsde.sde import SDE
 
 Exact = Callable[[float | Tensor, Tensor, Tensor], Tensor]
@@ -50,6 +53,56 @@ class Problem:
     def start(self, samples: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Initial state of a batch, shape ``(samples, d)``."""
         return torch.tensor(self.y0, dtype=dtype).repeat(checks.positive_integer("samples", samples), 1)
+
+    def ladder(
+        self,
+        gamma: float,
+        levels: int,
+        *,
+        differences: str = "smooth",
+        work: str = "declared",
+        size: float = 1.0,
+        frequency: float = 1.0,
+        features: int = 8,
+        spread: float = 0.0,
+        seed: int = 0,
+        reference_steps: int = 20_000,
+    ) -> LadderProblem:
+        """Turn it into a ladder ``f^k = f + size 2^-k phi_k`` whose limit is this equation.
+
+        Errors are then measured against its exact solution on the path, or, where ``W(T)`` does not determine that,
+        against the limit drift at ``reference_steps`` steps.
+
+        Args:
+            gamma: exponent of the price of accuracy, and, as of :func:`mlsde.problems.ladder.perturbed`,
+            levels: number of levels,
+            differences: ``"smooth"`` or ``"rough"``,
+            work: ``"declared"`` or ``"real"``,
+            size: of the differences,
+            frequency: of the random features,
+            features: their number,
+            seed: their seed.
+            spread: the initial state is scattered: each component times ``1 + spread * uniform(-1, 1)``.
+            reference_steps: steps of the reference where there is no exact solution.
+
+        Raises:
+            TypeError, ValueError: naming the argument.
+        """
+        drift = perturbed(
+            self.sde.drift.levels[-1], len(self.y0), gamma=gamma, levels=levels, differences=differences, work=work,
+            size=size, frequency=frequency, features=features, seed=seed,
+        )  # fmt: skip
+        steps = checks.positive_integer("reference_steps", reference_steps)
+
+        def reference(y0: Tensor, path: Brownian | None) -> Tensor:
+            if self.exact is not None and (path is None or isinstance(path, BrownianPath)):
+                end = self.t_span[1]
+                return self.exact(end, y0, torch.zeros_like(y0) if path is None else path.value(end).to(y0))
+            return solve(self.sde, y0, self.t_span, steps=steps, brownian=path).y1
+
+        start = scattered_start(torch.tensor(self.y0, dtype=torch.float64), spread)
+        name = f"{self.name}, gamma {gamma:g}, {differences} differences"
+        return LadderProblem(name, self.sde.with_drift(drift), start, self.t_span, reference, gamma)
 
 
 def geometric_brownian_motion(
