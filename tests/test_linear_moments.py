@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 import mlsde
 from mlsde import theory
-from mlsde.problems.linear import LinearProblem, euler_moments, multilevel_moments, ornstein_uhlenbeck
+from mlsde.problems import analytic, linear
+from mlsde.problems.linear import LinearProblem, euler_moments, multilevel_moments, ornstein_uhlenbeck, poisson_moments
 
 EXACT = settings(deadline=None, max_examples=25)
 numbers = st.floats(-2, 2, allow_subnormal=False)
@@ -149,6 +150,101 @@ def test_an_ornstein_uhlenbeck_ladder_is_what_it_says():
     assert values == pytest.approx([0.5 * (0.2 - 2.0), 1.5 * (1.0 - 2.0)])
     assert OU.sde([1.0, 8.0]).drift.costs == (1.0, 8.0)
     assert LinearProblem(OU.matrices, OU.offsets).sde().is_ode
+
+
+RATES = (4.0, np.inf, 9.0)
+THREE = LinearProblem(
+    torch.tensor([[[-1.0, 0.5], [0.0, -0.5]], [[-1.2, 0.8], [-0.3, -0.6]], [[-1.3, 0.7], [-0.6, -0.4]]]).double(),
+    torch.tensor([[0.3, 0.0], [0.5, -0.2], [0.4, 0.1]]).double(),
+    torch.tensor([[0.4], [0.2]]).double(),
+)
+TWO = torch.tensor([1.0, -0.5], dtype=torch.float64)
+
+
+def distances(limit, coins, steps):
+    """How far the moments at time 1 of ML-EM with ``p_k = min(1, rate_k h)`` are from a limit."""
+    table = np.minimum(1.0, np.array(RATES) / steps)
+    found = multilevel_moments(THREE, TWO, np.linspace(0.0, 1.0, steps + 1), table, coins)
+    pairs = ((getattr(found, name)[-1], getattr(limit, name)[-1]) for name in ("mean", "second", "squared_error"))
+    return np.array([float((a - b).norm()) for a, b in pairs])
+
+
+@pytest.mark.parametrize("coins", ["independent", "nested"])
+def test_multilevel_moments_tend_to_those_of_the_jump_process_at_first_order(coins):
+    limit = poisson_moments(THREE, TWO, 1.0, RATES, coins=coins)
+    coarse, middle, fine = (distances(limit, coins, steps) for steps in (128, 256, 512))
+    np.testing.assert_allclose(coarse / middle, 2.0, rtol=0.1)
+    np.testing.assert_allclose(middle / fine, 2.0, rtol=0.05)
+
+
+WRONG = {
+    "1/rate for rate": lambda weights: torch.where(weights > 0, 1 / weights, 0.0),
+    "no jumps": torch.zeros_like,
+    "1/rate^2": lambda weights: weights**2,
+    "a factor 2": lambda weights: 2 * weights,
+}
+
+
+@pytest.mark.parametrize("coins", ["independent", "nested"])
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_jumps_of_a_wrong_size_are_found_out(wrong, coins, monkeypatch):
+    true = linear._jump_weights
+    monkeypatch.setattr(linear, "_jump_weights", lambda *given: wrong(true(*given)))
+    limit = poisson_moments(THREE, TWO, 1.0, RATES, coins=coins)
+    middle, fine = (distances(limit, coins, steps) for steps in (256, 512))
+    assert ((middle / fine)[1:] < 1.5).all()  # second moment and error no longer converge
+    assert (middle / fine)[0] == pytest.approx(2.0, rel=0.05)  # the mean knows nothing of the coins
+
+
+def test_nested_jumps_without_their_cross_terms_are_found_out():
+    independent = poisson_moments(THREE, TWO, 1.0, RATES)
+    middle, fine = (distances(independent, "nested", steps) for steps in (256, 512))
+    assert ((middle / fine)[1:] < 1.5).all()
+
+
+def test_the_jump_process_of_one_linear_level_has_the_closed_form():
+    """``dY = -(a Y / rate) dN`` from 1: ``E Y = exp(-a t)``, ``E Y^2 = exp((a^2 / rate - 2 a) t)``."""
+    a, rate = 0.7, 3.0
+    moments = poisson_moments(LinearProblem(OU.matrices[:1] / 0.5 * a, OU.offsets[:1] * 0), Y0 / Y0, 2.0, [rate], 4)
+    t = torch.linspace(0, 2, 5, dtype=torch.float64)
+    torch.testing.assert_close(moments.mean[:, 0], torch.exp(-a * t))
+    torch.testing.assert_close(moments.second[:, 0, 0], torch.exp((a**2 / rate - 2 * a) * t))
+    torch.testing.assert_close(moments.squared_error, torch.exp((a**2 / rate - 2 * a) * t) - torch.exp(-2 * a * t))
+
+
+def test_levels_that_are_always_on_leave_the_exact_solution_itself():
+    problem = analytic.ornstein_uhlenbeck(rate=1.5, level=0.5, volatility=0.8, y0=2.0)
+    ladder = ornstein_uhlenbeck([0.7, 1.5], sigma=0.8, means=[0.1, 0.5])
+    moments = poisson_moments(ladder, torch.tensor([2.0], dtype=torch.float64), 1.0, [np.inf, np.inf], 3)
+    assert not moments.squared_error.any()
+    for n in range(4):
+        torch.testing.assert_close(moments.mean[n], problem.mean(n / 3))
+        torch.testing.assert_close(moments.second[n], problem.second_moment(n / 3))
+
+
+def test_moments_of_the_jump_process_do_not_depend_on_the_points_between():
+    whole, parts = (poisson_moments(THREE, TWO, 1.0, RATES, points) for points in (1, 7))
+    for name in ("mean", "second", "squared_error"):
+        assert len(getattr(parts, name)) == 8
+        torch.testing.assert_close(getattr(whole, name)[-1], getattr(parts, name)[-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"y0": torch.ones(3).double()}, ValueError, r"y0 has shape \(3,\), expected \(1,\)"),
+        ({"duration": 0.0}, ValueError, "duration must be above zero"),
+        ({"rates": [1.0]}, ValueError, r"rates must hold 2 numbers above zero, one per level, got \[1.0\]"),
+        ({"rates": [1.0, 0.0]}, ValueError, "rates must hold 2 numbers above zero"),
+        ({"rates": [1.0, np.nan]}, ValueError, "rates must hold 2 numbers above zero"),
+        ({"rates": "ab"}, TypeError, "rates must hold numbers"),
+        ({"points": 0}, ValueError, "points must be a positive integer"),
+        ({"coins": "systematic"}, ValueError, "coins='systematic' is not known"),
+    ],
+)
+def test_bad_arguments_of_the_jump_process_are_named(change, error, message):
+    with pytest.raises(error, match=message):
+        poisson_moments(**{"problem": OU, "y0": Y0, "duration": 1.0, "rates": [1.0, 2.0], **change})
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Problem:
         features: int = 8,
         spread: float = 0.0,
         seed: int = 0,
-        reference_steps: int = 20_000,
+        reference_steps: int = 12_288,
     ) -> LadderProblem:
         """Turn it into a ladder ``f^k = f + size 2^-k phi_k`` whose limit is this equation.
 
@@ -98,7 +98,9 @@ class Problem:
             if self.exact is not None and (path is None or isinstance(path, BrownianPath)):
                 end = self.t_span[1]
                 return self.exact(end, y0, torch.zeros_like(y0) if path is None else path.value(end).to(y0))
-            return solve(self.sde, y0, self.t_span, steps=steps, brownian=path).y1
+            multiplicative_ito = not self.sde.is_ode and not self.sde.additive and self.sde.calculus == "ito"
+            method = "euler" if multiplicative_ito else "heun"
+            return solve(self.sde, y0, self.t_span, steps=steps, brownian=path, method=method).y1
 
         start = scattered_start(torch.tensor(self.y0, dtype=torch.float64), spread)
         name = f"{self.name}, gamma {gamma:g}, {differences} differences"
@@ -106,21 +108,23 @@ class Problem:
 
 
 def geometric_brownian_motion(
-    growth: float = 1.01, volatility: float = 0.87, y0: float = 0.5, calculus: str = "ito"
+    growth: float = 1.01, volatility: float = 0.87, y0: float | Sequence[float] = 0.5, calculus: str = "ito"
 ) -> Problem:
     """``dY = growth Y dt + volatility Y dW``, diagonal noise; ``Y = y0 exp(r t + volatility W)``.
 
-    The rate ``r`` is ``growth - volatility^2 / 2`` in the Itô sense, ``growth`` in Stratonovich's.
+    The rate ``r`` is ``growth - volatility^2 / 2`` in the Itô sense, ``growth`` in Stratonovich's. Several numbers
+    ``y0`` are as many independent motions.
     """
     correction = 0.5 * volatility**2
     rate, ito_growth = (growth - correction, growth) if calculus == "ito" else (growth, growth + correction)
-    one = torch.ones(1, 1, dtype=torch.float64)
-    mean, second = _linear_moments(ito_growth * one, [volatility * one], (y0,))
+    start = checks.numbers("y0", y0).ravel().tolist()
+    one = torch.eye(len(start), dtype=torch.float64)
+    mean, second = _linear_moments(ito_growth * one, [volatility * torch.diag(row) for row in one], start)
     sde = SDE(lambda t, y: growth * y, lambda t, y: volatility * y, noise="diagonal", calculus=calculus)
     return Problem(
         f"geometric Brownian motion, {calculus}",
         sde,
-        (y0,),
+        tuple(start),
         exact=lambda t, y, w: y * torch.exp(rate * t + volatility * w),
         mean=mean,
         second_moment=second,
@@ -267,25 +271,124 @@ def noncommuting_system() -> Problem:
     return Problem("non-commuting system", sde, (1.0, -0.5), mean=mean, second_moment=second)
 
 
+_SHEARED_ROTATIONS = ((-0.5, 2.0, 1.0, 0.0), (-2.0, -0.5, 0.0, 1.0), (0.0, 0.0, -1.0, 1.5), (0.0, 0.0, -1.5, -1.0))
+
+
+def linear_ode(
+    matrix: Sequence[Sequence[float]] = _SHEARED_ROTATIONS, y0: Sequence[float] = (1.0, 0.0, 1.0, -1.0)
+) -> Problem:
+    """``y' = A y``, an ODE; ``y = exp(A t) y0``.
+
+    The default couples two damped rotations in one direction only: ``A`` does not commute with its transpose, its
+    norm is 2.5 and its eigenvalues are ``-1/2 ± 2i`` and ``-1 ± 3/2 i``.
+
+    Args:
+        matrix: ``A``, ``d`` rows of ``d`` numbers.
+        y0: initial state, ``d`` numbers.
+
+    Raises:
+        ValueError: if the matrix is not square, or ``y0`` does not fit.
+    """
+    a = torch.as_tensor(checks.numbers("matrix", matrix))
+    if a.ndim != 2 or a.shape[0] != a.shape[1] or a.numel() == 0:
+        raise ValueError(f"matrix must have d rows of d numbers, got the shape {tuple(a.shape)}.")
+    start = checks.as_float64("y0", y0)
+    if len(start) != len(a):
+        raise ValueError(f"y0 holds {len(start)} numbers, but matrix has {len(a)} rows; give one for each.")
+    mean, second = _linear_moments(a, [], y0)
+
+    def exact(t: float | Tensor, y: Tensor, w: Tensor) -> Tensor:
+        return y @ torch.linalg.matrix_exp(a * t).to(y).T
+
+    sde = SDE(lambda t, y: y @ a.to(y).T)
+    return Problem("linear ODE", sde, tuple(start.tolist()), exact=exact, mean=mean, second_moment=second)
+
+
+def linear_system(
+    matrix: Sequence[Sequence[float]] = _SHEARED_ROTATIONS,
+    y0: Sequence[float] = (1.0, 0.0, 1.0, -1.0),
+    volatility: float = 0.5,
+) -> Problem:
+    """``dY = A Y dt + volatility dW``, additive noise: an Ornstein-Uhlenbeck process in ``d`` dimensions.
+
+    Args:
+        matrix: ``A``, ``d`` rows of ``d`` numbers; by default that of :func:`linear_ode`.
+        y0: initial state, ``d`` numbers.
+        volatility: of each component's own Brownian motion.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    ode = linear_ode(matrix, y0)
+    volatility = checks.finite_number("volatility", volatility)
+    a = torch.as_tensor(checks.numbers("matrix", matrix))
+    mean, second = _linear_moments(a, [], ode.y0, volatility**2 * torch.eye(len(a), dtype=torch.float64))
+    sde = SDE(ode.sde.drift, volatility)
+    return Problem("linear system", sde, ode.y0, mean=mean, second_moment=second)
+
+
+def langevin_harmonic(
+    frequency: float = 2.0, friction: float = 1.0, temperature: float = 0.5, y0: Sequence[float] = (1.0, 0.0)
+) -> Problem:
+    """``dq = p dt``, ``dp = (-frequency^2 q - friction p) dt + sqrt(2 friction temperature) dW``: a harmonic well.
+
+    Langevin dynamics of a unit mass: additive noise that acts on the momentum alone, one motion for the state
+    ``(q, p)`` (``noise="general"``). Its law is normal at every time and tends to that of Gibbs, under which ``q`` and
+    ``p`` are independent with variances ``temperature / frequency^2`` and ``temperature``. Source: G. A. Pavliotis,
+    *Stochastic Processes and Applications* (2014), chapter 6, doi:10.1007/978-1-4939-1323-7.
+
+    Args:
+        frequency: of the well, above zero.
+        friction: above zero.
+        temperature: above zero.
+        y0: position and momentum at the start.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    stiffness, friction = (
+        checks.positive_number("frequency", frequency) ** 2,
+        checks.positive_number("friction", friction),
+    )
+    kick = math.sqrt(2.0 * friction * checks.positive_number("temperature", temperature))
+    if len(start := checks.as_float64("y0", y0)) != 2:
+        raise ValueError(f"y0 must be a position and a momentum, got {len(start)} numbers.")
+    a = torch.tensor([[0.0, 1.0], [-stiffness, -friction]], dtype=torch.float64)
+    g = torch.tensor([[0.0], [kick]], dtype=torch.float64)
+    mean, second = _linear_moments(a, [], y0, g @ g.T)
+
+    def diffusion(t: Tensor) -> Tensor:
+        return g.to(t)
+
+    sde = SDE(lambda t, y: y @ a.to(y).T, diffusion, noise="general")
+    return Problem("Langevin, harmonic", sde, tuple(start.tolist()), mean=mean, second_moment=second)
+
+
 def _turned(y: Tensor) -> Tensor:
     """``J y``: the plane turned by a right angle."""
     return torch.stack([-y[..., 1], y[..., 0]], dim=-1)
 
 
-def _linear_moments(a: Tensor, bs: Sequence[Tensor], y0: Sequence[float]) -> tuple[Moment, Moment]:
-    """Mean and second moment of the Itô equation ``dY = A Y dt + sum_j B_j Y dW_j`` from ``y0``.
+def _linear_moments(
+    a: Tensor, bs: Sequence[Tensor], y0: Sequence[float], spread: Tensor | None = None
+) -> tuple[Moment, Moment]:
+    """Mean and second moment of ``dY = A Y dt + sum_j B_j Y dW_j + G dW`` (Itô) from ``y0``; ``spread`` is ``G G^T``.
 
-    They solve ``m' = A m`` and ``M' = A M + M A^T + sum_j B_j M B_j^T``, the latter read row by row.
+    They solve ``m' = A m`` and ``M' = A M + M A^T + sum_j B_j M B_j^T + G G^T``, the latter read row by row with a 1
+    appended that carries the constant.
     """
     start = torch.tensor(y0, dtype=torch.float64)
     one = torch.eye(len(start), dtype=torch.float64)
-    generator = torch.kron(a, one) + torch.kron(one, a) + sum(torch.kron(b, b) for b in bs)
+    generator = torch.zeros(len(one) ** 2 + 1, len(one) ** 2 + 1, dtype=torch.float64)
+    generator[:-1, :-1] = torch.kron(a, one) + torch.kron(one, a) + sum(torch.kron(b, b) for b in bs)
+    if spread is not None:
+        generator[:-1, -1] = spread.flatten()
+    moments = torch.cat([torch.outer(start, start).flatten(), torch.ones(1, dtype=torch.float64)])
 
     def mean(t: float) -> Tensor:
         return torch.linalg.matrix_exp(a * t) @ start
 
     def second_moment(t: float) -> Tensor:
-        moments = torch.linalg.matrix_exp(generator * t) @ torch.outer(start, start).flatten()
-        return moments.view(len(start), len(start))
+        return (torch.linalg.matrix_exp(generator * t) @ moments)[:-1].view(len(start), len(start))
 
     return mean, second_moment

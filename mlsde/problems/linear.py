@@ -8,6 +8,8 @@ that do not depend on the past, of mean 1 and covariance ``C``. In ``z = (Y, 1)`
     M' = (I + h F) M (I + h F)^T + h^2 sum_{j,k} C_jk D_j M D_k^T + |h| [[G G^T, 0], [0, 0]],      F = sum_k D_k,
 
 and the last column of ``M`` is the mean. Derivation in docs/theory.md.
+
+As ``h -> 0`` with ``p_k = rate_k h`` the scheme becomes a process that jumps: :func:`poisson_moments`.
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ class Moments:
     Attributes:
         mean: ``E Y_n``, shape ``(N + 1, d)``.
         second: ``E Y_n Y_n^T``, shape ``(N + 1, d, d)``.
-        squared_error: ``E|Y_n - X_n|^2`` to Euler-Maruyama with the top level on the same path, shape ``(N + 1,)``.
+        squared_error: ``E|Y_n - X_n|^2`` to Euler-Maruyama with the top level on the same path, shape ``(N + 1,)``;
+            for :func:`poisson_moments` to the exact solution of the top level.
     """
 
     mean: Tensor
@@ -140,6 +143,70 @@ def multilevel_moments(
         errors.append(error)
     z = torch.stack(moments)
     return Moments(z[:, :d, d], z[:, :d, :d], torch.stack([e.trace() for e in errors]))
+
+
+def poisson_moments(
+    problem: LinearProblem,
+    y0: Tensor,
+    duration: float,
+    rates: Sequence[float] | np.ndarray,
+    points: int = 1,
+    coins: str = "independent",
+) -> Moments:
+    """Exact moments of the process that ML-EM with impulses tends to as ``h -> 0`` with ``p_k = rates[k] h``.
+
+    Level ``k`` fires at the times of a Poisson process of intensity ``rates[k]``, and then kicks the state by
+    ``D_k z / rates[k]``: ``dz = F_on z dt + sum_k (D_k z / rates[k]) dN_k + G dW``, where ``F_on`` sums the levels
+    that are always on. With the weights ``C_jk = 1 / rates[k]`` for ``j = k`` (of nested coins, all of which fire when
+    the rarest does, ``1 / max(rates[j], rates[k])``) and 0 otherwise, the compensated jumps are martingales, and
+
+        M' = F M + M F^T + J(M) + [[G G^T, 0], [0, 0]],   E' = F E + E F^T + J(M),   J(M) = sum_{j,k} C_jk D_j M D_k^T,
+
+    for the second moment ``M`` of ``z`` and for that of the error, ``E``: one linear system for both.
+
+    Args:
+        problem: the ladder.
+        y0: where the run starts, shape ``(d,)``, float64.
+        duration: its length in time, above zero.
+        rates: mean number of firings per unit of time, one per level, above zero; infinite for a level always on.
+        points: the moments are returned at ``points + 1`` equally spaced times from 0 to ``duration``.
+        coins: ``"independent"`` or ``"nested"``.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    levels, d = problem.offsets.shape
+    _check("y0", y0, (d,))
+    step = checks.positive_number("duration", duration) / checks.positive_integer("points", points)
+    weights = _jump_weights(rates, levels, checks.one_of("coins", coins, ("independent", "nested")))
+    differences, drift, spread = _augmented(problem)
+    start = torch.cat([y0, torch.ones(1, dtype=torch.float64)])
+    moment = torch.outer(start, start)
+    state = torch.cat([moment.flatten(), torch.zeros(moment.numel(), dtype=torch.float64)])
+    propagator = torch.linalg.matrix_exp(step * _jump_generator(differences, drift, spread, weights))
+    states = [state]
+    for _ in range(points):
+        states.append(propagator @ states[-1])
+    z, errors = torch.stack(states).view(points + 1, 2, d + 1, d + 1).unbind(1)
+    return Moments(z[:, :d, d], z[:, :d, :d], errors.diagonal(dim1=1, dim2=2).sum(-1))
+
+
+def _jump_weights(rates: Sequence[float] | np.ndarray, levels: int, coins: str) -> Tensor:
+    """``C_jk``, the limit of ``h`` times the covariance of the weights of one step, shape ``(K, K)``."""
+    row = checks.numbers("rates", rates)
+    if row.shape != (levels,) or not bool((row > 0).all()):
+        raise ValueError(f"rates must hold {levels} numbers above zero, one per level, got {row.tolist()}.")
+    return torch.as_tensor(np.diag(1.0 / row) if coins == "independent" else 1.0 / np.maximum.outer(row, row))
+
+
+def _jump_generator(differences: Tensor, drift: Tensor, spread: Tensor, weights: Tensor) -> Tensor:
+    """Matrix of the system of ``M`` and ``E``, each read row by row; the 1 at the end of ``z`` carries ``G G^T``."""
+    one = torch.eye(len(drift), dtype=torch.float64)
+    flow = torch.kron(drift, one) + torch.kron(one, drift)
+    jumps = torch.einsum("jk,jab,kcd->acbd", weights, differences, differences).reshape(flow.shape)
+    noise = torch.zeros_like(flow)
+    noise[:, -1] = spread.flatten()
+    return torch.cat([torch.cat([flow + jumps + noise, torch.zeros_like(flow)], 1), torch.cat([jumps, flow], 1)])
 
 
 def _augmented(problem: LinearProblem) -> tuple[Tensor, Tensor, Tensor]:
