@@ -26,11 +26,17 @@ class LevelVariances:
         times: increasing, shape ``(M,)``.
         values: shape ``(M, K)``; squares summed over the components of a sample, averaged over samples.
         cost: what the measurement cost, per trajectory of the pilot, in the units of ``costs``; ``None`` without.
+        means: norm of the mean over samples of the difference, ``|E (f^k - f^(k-1))|``, shape ``(M, K)``.
+        kurtoses: of the components of the difference about that mean, ``sum_i E d_i^4 / sum_i (E d_i^2)^2``, shape
+            ``(M, K)``: 3 if they are normal; 1 where nothing is left of them. Large ones say that a few samples rule
+            the variance, which is then known badly.
     """
 
     times: np.ndarray
     values: np.ndarray
     cost: float | None
+    means: np.ndarray | None = None
+    kurtoses: np.ndarray | None = None
 
     def __call__(self, t: float) -> np.ndarray:
         """Return ``V_k(t)``, shape ``(K,)``; constant beyond the grid."""
@@ -67,7 +73,7 @@ def level_variances(
     Raises:
         TypeError, ValueError: as :func:`mlsde.solve`, and if a level is not finite along the pilot.
     """
-    seen: dict[float, list[float]] = {}
+    seen: dict[float, list[tuple[float, float, float]]] = {}
     drift = sde.drift
     levels = CountedLevels(drift.levels, checks.state("y0", y0).dtype)
 
@@ -82,11 +88,23 @@ def level_variances(
             differences = [values[0], *(b - a for a, b in pairwise(values))]
             value = values[-1]
         gain = 1.0 if sde.linear is None else sde.linear.gain(float(t))
-        seen[float(t)] = [float((gain * d).flatten(1).square().sum(dim=1).double().mean()) for d in differences]
+        seen[float(t)] = [_statistics(gain * d) for d in differences]
         return value
 
     pilot = sde.with_drift(DriftHierarchy([top], [1.0]))
     done = solve(pilot, y0, t_span, steps=steps, times=times, method=method, seed=seed, brownian=brownian)
     order = sorted(seen)
     cost = None if drift.costs is None else done.stats.evaluations[0] * sum(drift.costs)
-    return LevelVariances(np.array(order), np.array([seen[t] for t in order]), cost)
+    values, means, kurtoses = np.moveaxis(np.array([seen[t] for t in order]), -1, 0)
+    return LevelVariances(np.array(order), values, cost, means, kurtoses)
+
+
+def _statistics(difference: Tensor) -> tuple[float, float, float]:
+    """Mean square, norm of the mean, and kurtosis about it, of a difference of shape ``(samples, ...)``."""
+    d = difference.double().flatten(1)
+    mean = d.mean(dim=0)
+    squares = (d - mean).square()
+    variances = squares.mean(dim=0)
+    spread = float(variances.square().sum())
+    kurtosis = float(squares.square().mean(dim=0).sum()) / spread if spread > 0 else 1.0
+    return float(d.square().sum(dim=1).mean()), float(mean.norm()), kurtosis

@@ -218,10 +218,10 @@ def test_the_command_renews_a_page_from_its_json(small, tmp_path, monkeypatch):
 
 def test_a_page_without_markers_is_refused(small):
     with pytest.raises(ValueError, match="numbers: begin"):
-        command.renewed("Nothing here.\n", {})
+        command.renewed("Nothing here.\n", "")
 
 
 def test_the_committed_page_says_what_the_committed_numbers_say():
     numbers = json.loads((ROOT / "docs" / "results" / "bench-core.json").read_text())
     page = (ROOT / "docs" / "benchmarks.md").read_text()
-    assert command.renewed(page, numbers) == page
+    assert command.renewed(page, command._section(numbers)) == page

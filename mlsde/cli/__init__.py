@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import mlsde
 from mlsde.cli import bench as bench
 from mlsde.cli import demo as demo
+from mlsde.cli import study as study
 
-_COMMANDS = {"demo": demo, "bench": bench}
+_COMMANDS = {"demo": demo, "study": study, "bench": bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsde import bench, checks
-from mlsde.cli.output import environment, write_json
-
-_BEGIN, _END = "<!-- numbers: begin -->\n", "<!-- numbers: end -->\n"
+from mlsde.cli.output import environment, renewed, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,17 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     write_json(arguments.json, numbers)
     if arguments.markdown is not None:
         page = Path(arguments.markdown)
-        page.write_text(renewed(page.read_text(), numbers))
+        page.write_text(renewed(page.read_text(), _section(numbers)))
     return 0
-
-
-def renewed(page: str, numbers: dict[str, Any]) -> str:
-    """Return the page with what stands between its markers replaced by the numbers."""
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"the page needs the two lines {_BEGIN.strip()} and {_END.strip()}, in this order.")
-    return "".join([before, begin, _section(numbers), end, after])
 
 
 def _section(numbers: dict[str, Any]) -> str:

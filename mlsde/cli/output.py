@@ -49,3 +49,17 @@ def write_json(path: str | None, result: dict[str, Any]) -> None:
     partial = target.with_name(target.name + ".partial")
     partial.write_text(json.dumps(result, indent=2) + "\n")
     os.replace(partial, target)
+
+
+def renewed(page: str, section: str, name: str = "numbers") -> str:
+    """Return the page with what stands between its markers ``<!-- name: begin -->`` and ``end`` replaced.
+
+    Raises:
+        ValueError: if the page lacks them.
+    """
+    begin_mark, end_mark = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    before, begin, rest = page.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
+    if not begin or not end:
+        raise ValueError(f"the page needs the two lines {begin_mark.strip()} and {end_mark.strip()}, in this order.")
+    return "".join([before, begin, section, end, after])

@@ -1,1 +1,12 @@
-"""Problems with known answers."""
+"""Problems with known answers.
+
+* ``analytic``: equations with exact solutions or moments; ``.ladder(gamma, levels)`` makes ladders of them.
+* ``linear``: linear ladders, whose moments under EM, ML-EM and its jump limit are exact recursions.
+* ``science``: drifts that are hard for reasons of their own: fields of charges, learned forces.
+* ``mixtures``: Gaussian-mixture diffusions with the exact score, and ladders by clustering.
+* ``ladder``: what a convergence study needs to know of an equation.
+"""
+
+from mlsde.problems.ladder import LadderProblem, perturbed
+
+__all__ = ["LadderProblem", "perturbed"]

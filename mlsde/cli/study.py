@@ -1,0 +1,238 @@
+"""Measure convergence rates: the least cost that reaches each error, for named studies or your own problem."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlsde import checks
+from mlsde.cli.output import environment, renewed, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="named studies; see --list; 'all' runs every one")
+    parser.add_argument("--list", action="store_true", help="list the named studies")
+    parser.add_argument(
+        "--problem", metavar="MODULE:NAME", help="a LadderProblem of yours, or a function that makes one"
+    )
+    parser.add_argument("--levels", action="store_true", help="with --problem: look at its levels, and stop there")
+    parser.add_argument("--errors", metavar="E,E,…", help="with --problem: errors sought")
+    parser.add_argument("--methods", metavar="M,M,…", help="with --problem: e.g. plain,independent-impulse,stitching")
+    parser.add_argument("--seeds", type=int, default=10, help="with --problem: seeds (default 10)")
+    parser.add_argument("--samples", type=int, default=32, help="with --problem: samples per seed (default 32)")
+    parser.add_argument("--most-steps", type=int, default=1024, help="with --problem: most steps (default 1024)")
+    parser.add_argument("--gamma", type=float, help="with --problem: shapes the probabilities; measured by default")
+    parser.add_argument("--cost", default="declared", help="with --problem: declared (default) or seconds")
+    parser.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
+    parser.add_argument("--quick", action="store_true", help="a rough version of named studies, in seconds")
+    parser.add_argument("--folder", default="out/study", metavar="DIR", help="where trials and results go")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="named studies to run at once (default 1)")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers of one study to FILE")
+    parser.add_argument("--picture", metavar="FILE", help="draw one study into FILE")
+    parser.add_argument("--page", metavar="FILE", help="renew the tables of the page FILE from the results in --folder")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: never much worse)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from mlsde.study.catalogue import STUDIES  # noqa: PLC0415
+
+    if arguments.list:
+        for name, study in STUDIES.items():
+            print(f"{name:20s} {study.title}")
+        return 0
+    try:
+        torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
+        if arguments.page is not None:
+            return _renew(Path(arguments.page), Path(arguments.folder))
+        return _own(arguments) if arguments.problem is not None else _named(arguments)
+    except (ValueError, TypeError) as error:
+        print(f"mlsde study: {error}", file=sys.stderr)
+        return 2
+
+
+def _named(arguments: argparse.Namespace) -> int:
+    from mlsde.study.catalogue import STUDIES, How  # noqa: PLC0415
+
+    names = list(STUDIES) if arguments.names == ["all"] else arguments.names
+    unknown = [name for name in names if name not in STUDIES]
+    if not names or unknown:
+        raise ValueError(f"NAME must be among {', '.join(STUDIES)}, or all; got {unknown or 'none'}.")
+    if len(names) > 1 and (arguments.json is not None or arguments.picture is not None):
+        raise ValueError("--json and --picture are for one study; several write theirs into --folder.")
+    checks.one_seed(arguments.seed)
+    if checks.positive_integer("--jobs", arguments.jobs) > 1 and len(names) > 1:
+        return _at_once(names, arguments)
+    root = Path(arguments.folder)
+    for name in names:
+        kind = f"{name}-quick" if arguments.quick else name
+        trials = root / "trials" / (kind if arguments.seed == 0 else f"{kind}-seed{arguments.seed}")
+        how = How(arguments.quick, trials, sys.stderr.isatty(), arguments.seed)
+        begin = time.perf_counter()
+        result = STUDIES[name].run(how)
+        json_file = arguments.json or root / f"{kind}.json"
+        picture = arguments.picture or root / f"{kind}.png"
+        _show(result, str(json_file), str(picture))
+        seconds = time.perf_counter() - begin
+        print(f"{name} took {seconds:.0f} s\n")
+        _record(root / "environment" / f"{kind}.json", kind, seconds)
+    return 0
+
+
+def _at_once(names: list[str], arguments: argparse.Namespace) -> int:
+    """Run studies in processes of their own, so many at a time; those that are timed come last and alone."""
+    options = ["--folder", arguments.folder, "--seed", str(arguments.seed), "--threads", str(arguments.threads)]
+    options += ["--quick"] if arguments.quick else []
+
+    def one(name: str) -> int:
+        words = [sys.executable, "-m", "mlsde", "study", name, *options]
+        done = subprocess.run(words, check=False, stdout=subprocess.PIPE, text=True)
+        print(done.stdout, flush=True)
+        return done.returncode
+
+    timed = [name for name in names if name == "wall-clock"]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        codes = list(pool.map(one, [name for name in names if name not in timed]))
+    return max([*codes, *map(one, timed)])
+
+
+def _renew(page: Path, folder: Path) -> int:
+    """Write the tables of a page anew, from what named studies left in a folder."""
+    text = page.read_text()
+    for name, table in tables(folder).items():
+        text = renewed(text, f"\n{table}\n\n", name)
+    page.write_text(text)
+    return 0
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """The tables of the evidence page, by the names of their markers.
+
+    Raises:
+        ValueError: if a study's result is not in the folder, with the command that makes it.
+    """
+    from mlsde.study import page  # noqa: PLC0415
+    from mlsde.study.catalogue import STUDIES  # noqa: PLC0415
+
+    def read(name: str) -> dict[str, Any]:
+        file = folder / f"{name}.json"
+        if not file.exists():
+            raise ValueError(f"--folder has no {file.name}: run mlsde study {name} --folder {folder} first.")
+        return dict(json.loads(file.read_text()))
+
+    whole = {name: read(name) for name in STUDIES}
+    rates = [name for name in whole if re.fullmatch(r"(ode|additive|multiplicative|smooth)-[\d.]+", name)]
+    return {
+        "rates": page.rates({name: whole[name] for name in rates}),
+        "slopes": page.slopes({name: whole[name] for name in rates}),
+        **{name: page.costs(whole[name]) for name in whole if name == "wall-clock" or name.startswith("no-gain")},
+        **{name: page.comparison(whole[name]) for name in whole if "equal-cost" in name or name == "learned-force"},
+        "charges": page.levels(whole["charges"]),
+        "ran": page.ran({name: read(f"environment/{name}") for name in STUDIES}),
+    }
+
+
+def _own(arguments: argparse.Namespace) -> int:
+    from mlsde.study import convergence, diagnose  # noqa: PLC0415
+
+    if arguments.names:
+        raise ValueError(f"NAME and --problem exclude each other, got {arguments.names} and {arguments.problem}.")
+    problem = load_problem(arguments.problem)
+    root = Path(arguments.folder)
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "-", arguments.problem)
+    json_file, picture = arguments.json or root / f"{stem}.json", arguments.picture or root / f"{stem}.png"
+    diagnosis = diagnose(problem, seed=checks.one_seed(arguments.seed))
+    print(diagnosis, "\n")
+    if arguments.levels:
+        write_json(str(json_file), diagnosis.as_dict())
+        print(f"picture: {diagnosis.figure(str(picture))}")
+        return 0
+    if arguments.errors is None:
+        raise ValueError("--problem needs --errors 0.5,0.25,… (errors of the end state), or --levels.")
+    gamma = arguments.gamma or problem.gamma or diagnosis.gamma
+    result = convergence(
+        problem,
+        None if arguments.methods is None else [named_method(name) for name in arguments.methods.split(",")],
+        [_number("--errors", word) for word in arguments.errors.split(",")],
+        seeds=arguments.seeds,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        most_steps=arguments.most_steps,
+        gamma=gamma,
+        cost=arguments.cost,
+        folder=root / "trials" / stem,
+        progress=sys.stderr.isatty(),
+    )
+    _show(result, str(json_file), str(picture))
+    return 0
+
+
+def load_problem(where: str) -> Any:
+    """Import ``module:name``, and call it if it is a function.
+
+    Raises:
+        ValueError: if there is no such thing, with what to give.
+    """
+    module, _, name = where.partition(":")
+    if not module or not name:
+        raise ValueError(f"--problem must be MODULE:NAME, e.g. my_module:my_problem, got {where!r}.")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        thing = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name not in (module, module.partition(".")[0]):
+            raise
+        raise ValueError(f"--problem={where!r}: there is no module {module!r} here or installed.") from None
+    except AttributeError:
+        raise ValueError(f"--problem={where!r}: the module {module!r} has no {name!r}.") from None
+    finally:
+        sys.path.pop(0)
+    return thing() if callable(thing) else thing
+
+
+def named_method(name: str) -> Any:
+    """A method by its name on the command line: ``plain``, ``plain-heun``, ``stitching``, ``COINS-CORRECTION``.
+
+    Raises:
+        ValueError: for another name.
+    """
+    from mlsde.study import multilevel, plain, stitching  # noqa: PLC0415
+
+    if name == "stitching":
+        return stitching()
+    first, _, second = name.strip().partition("-")
+    if first == "plain":
+        return plain(second or "euler")
+    if not second:
+        raise ValueError(f"--methods: {name!r} is not known; give plain, plain-heun, stitching or COINS-CORRECTION.")
+    return multilevel(first, second)
+
+
+def _number(name: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"{name} must be numbers with commas between them, got {word!r}.") from None
+
+
+def _show(result: Any, json_file: str, picture: str) -> None:
+    print(result)
+    write_json(json_file, result.as_dict())
+    print(f"\nnumbers: {json_file}\npicture: {result.figure(picture)}")
+
+
+def _record(file: Path, name: str, seconds: float) -> None:
+    """Note where and when a study was run, beside its numbers, which are the same wherever that was."""
+    # a file per study, because several may run at once
+    write_json(str(file), {**environment(), "command": f"mlsde study {name}", "seconds": round(seconds)})

@@ -1,0 +1,231 @@
+"""Rules at one price: their errors on the same paths, and how sure the ratios are."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde import checks
+from mlsde.integrate import solve
+from mlsde.multilevel import Multilevel
+from mlsde.probabilities import PowerLaw
+from mlsde.problems.ladder import LadderProblem
+from mlsde.study.methods import Method, multilevel, stitched_levels
+from mlsde.study.trials import Trials
+
+_BOOTSTRAP = 1000
+_MOST_STEPS = 4096
+"""Of a rival: a cheap level alone could take more, but its bias is by then all that is left."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to spend the budget.
+
+    Attributes:
+        name: what it is.
+        cost: mean cost per trajectory.
+        coins_error: root mean square distance from the top level at every step of the same grid; ``None`` for ways
+            with another grid.
+        error: root mean square distance from the solution.
+        ratio: error of the coins of the first rule over this one's, and its bootstrap interval over the seeds.
+    """
+
+    name: str
+    cost: float
+    coins_error: float | None
+    error: float
+    ratio: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ways to spend one budget.
+
+    Attributes:
+        problem: name of the problem.
+        budget: cost per trajectory.
+        full_cost: that of the top level at every step.
+        full_error: and its error.
+        rows: the ways, the first of which the ratios are of.
+        settings: what else makes the comparison what it is.
+    """
+
+    problem: str
+    budget: float
+    full_cost: float
+    full_error: float
+    rows: tuple[Row, ...]
+    settings: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of that name; ``KeyError`` with the names there are."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"{name!r} is none of {[row.name for row in self.rows]}.")
+
+    def __repr__(self) -> str:
+        share = self.full_cost / self.budget
+        lines = [
+            f"{self.problem}: errors at {share:.3g} times less than the cost of {self.settings['steps']} steps of the "
+            f"top level; {self.settings['seeds']} seeds of {self.settings['samples']} samples",
+            "",
+            f"{'':36s}{'cost':>10s}{'of coins':>11s}{'of all':>11s}   {self.rows[0].name} over it",
+            f"{'top level at every step':36s}{self.full_cost:10.4g}{'-':>11s}{self.full_error:11.5f}",
+        ]
+        for row in self.rows:
+            coins = "-" if row.coins_error is None else f"{row.coins_error:.5f}"
+            ratio = "" if row.ratio is None else f"   {row.ratio[0]:.2f} [{row.ratio[1]:.2f}, {row.ratio[2]:.2f}]"
+            lines.append(f"{row.name:36s}{row.cost:10.4g}{coins:>11s}{row.error:11.5f}{ratio}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "problem": self.problem,
+            "budget": self.budget,
+            "full_cost": self.full_cost,
+            "full_error": self.full_error,
+            "settings": self.settings,
+            "rows": [
+                {"name": r.name, "cost": r.cost, "coins_error": r.coins_error, "error": r.error, "ratio": r.ratio}
+                for r in self.rows
+            ],
+        }
+
+    def figure(self, file: str | os.PathLike[str]) -> str:
+        """Draw the errors as bars; returns the file's name."""
+        from mlsde.study.figure import save_comparison  # noqa: PLC0415, matplotlib
+
+        return save_comparison(self, file)
+
+
+def equal_cost(
+    problem: LadderProblem,
+    rules: Sequence[Method] | None = None,
+    *,
+    share: float = 16.0,
+    steps: int = 512,
+    seeds: int = 200,
+    samples: int = 4,
+    seed: int = 0,
+    reference_steps: int = 8192,
+) -> Comparison:
+    """Compare rules, and their rivals, at the same expected cost.
+
+    Every sample has its own coins. The probabilities of a rule are the power law of its order, scaled to the budget.
+    Rivals: the top level with fewer steps (Euler, and Heun where it applies), every other level with as many steps as
+    the budget pays for, and two neighbouring levels stitched in time, the best of the switch times in hindsight.
+
+    Args:
+        problem: the ladder; it knows its ``gamma``.
+        rules: multilevel methods, the paper's first by default.
+        share: how many times less to spend than the top level at every step costs.
+        steps: of the rules.
+        seeds: number of seeds.
+        samples: samples per seed.
+        seed: the first seed.
+        reference_steps: of the reference, where the problem has none.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    if problem.gamma is None:
+        raise ValueError("problem must know its gamma; measure it with mlsde.study.diagnose(problem).gamma.")
+    chosen = list(default_rules() if rules is None else rules)
+    if not chosen or any(method.coins is None for method in chosen):
+        raise ValueError("rules must hold multilevel methods, made by study.multilevel(coins, correction).")
+    if checks.positive_number("share", share) <= 1:
+        raise ValueError(f"share must be above 1, got {share:g}.")
+    trials = Trials(problem, problem.gamma, seeds, samples, seed, "sample", reference_steps)
+    batch, sde = trials.batches[0], problem.sde
+    noise = batch.noise(checks.positive_integer("steps", steps))
+    full = solve(sde, batch.y0, problem.t_span, steps=steps, brownian=noise)
+    budget = float(full.stats.cost or 0.0) / share
+
+    def groups(squares: Tensor) -> np.ndarray:
+        return squares.view(-1, samples).mean(dim=1).numpy()
+
+    rows, first = [], None
+    for method in chosen:
+        law = PowerLaw(problem.gamma, budget=budget, order=method.order)
+        multi = Multilevel(law, method.coins or "", method.correction or "", "sample")
+        done = solve(
+            sde, batch.y0, problem.t_span, steps=steps, method=method.stepper, multilevel=multi,
+            seed=batch.seeds, brownian=noise,
+        )  # fmt: skip
+        coins = groups((done.y1 - full.y1).double().flatten(1).square().sum(1))
+        first = coins if first is None else first
+        rows.append(
+            Row(
+                method.name,
+                float(done.stats.cost or 0.0),
+                float(np.sqrt(coins.mean())),
+                _root(batch.errors(done.y1)),
+                _ratio(first, coins, seed),
+            )
+        )
+    rows += _rivals(trials, budget)
+    settings = {"share": share, "steps": steps, "seeds": seeds, "samples": samples, "seed": seed}
+    cost = float(full.stats.cost or 0.0)
+    return Comparison(problem.name, budget, cost, _root(batch.errors(full.y1)), tuple(rows), settings)
+
+
+def default_rules() -> list[Method]:
+    """The paper's rule, and those whose coins are spread evenly."""
+    rules = [
+        ("independent", "impulse"),
+        ("systematic", "impulse"),
+        ("systematic", "hold"),
+        ("systematic", "extrapolate"),
+    ]
+    return [multilevel(*rule) for rule in rules]
+
+
+def _ratio(first: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Ratio of two root mean squares over seeds, and its 95 % interval when the seeds are drawn anew."""
+    picks = np.random.default_rng(seed).integers(0, len(first), (_BOOTSTRAP, len(first)))
+    draws = np.sqrt(first[picks].mean(axis=1) / other[picks].mean(axis=1))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(np.sqrt(first.mean() / other.mean())), float(low), float(high)
+
+
+def _root(squares: Tensor) -> float:
+    return math.sqrt(float(squares.mean()))
+
+
+def _rivals(trials: Trials, budget: float) -> list[Row]:
+    """Plain ways to spend the budget, with as many steps as it pays for."""
+    batch = trials.batches[0]
+    problem, drift = batch.problem, batch.problem.sde.drift
+    costs, top = drift.required_costs("a comparison"), len(drift)
+
+    def row(name: str, price: float, stages: int = 1, **options: Any) -> Row | None:
+        n = min(int(budget / price / stages), _MOST_STEPS)
+        if n < 1:
+            return None
+        done = solve(problem.sde, batch.y0, problem.t_span, steps=n, brownian=batch.path, **options)
+        if not bool(torch.isfinite(done.y1).all()):
+            return None
+        return Row(f"{name}, {n} steps", n * price * stages, None, _root(batch.errors(done.y1)), None)
+
+    found = [row("top level", costs[-1])]
+    if problem.strong_order == 1.0:
+        found.append(row("top level, Heun", costs[-1], 2, method="heun"))
+    alone = [row(f"level {k} alone", costs[k - 1], level=k) for k in range(1, top)]
+    best = min((one for one in alone if one is not None), key=lambda one: one.error, default=None)
+    found.append(best)
+    stitched = []
+    for share in (-0.875, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 0.875):
+        price = abs(share) * costs[top - 2] + (1.0 - abs(share)) * costs[-1]
+        stitched.append(row("two levels stitched", price, level=stitched_levels(top, share, problem.t_span)))
+    found.append(min((one for one in stitched if one is not None), key=lambda one: one.error, default=None))
+    return [one for one in found if one is not None]

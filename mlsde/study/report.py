@@ -1,0 +1,121 @@
+"""A study in words and numbers: the table that is printed, and JSON for machines."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from mlsde import theory
+from mlsde.study.methods import Method
+
+if TYPE_CHECKING:
+    from mlsde.study.convergence import Convergence, Frontier
+
+
+def asymptotic_exponent(method: Method, gamma: float, strong_order: float) -> float | None:
+    """Exponent that theory foresees for small errors; ``None`` where it makes no statement."""
+    if method.stitched or method.stepper not in ("euler", "heun"):
+        return None
+    order = 2.0 * strong_order if method.stepper == "heun" else strong_order
+    if method.coins is None:
+        return theory.euler_exponent(gamma, order)
+    return theory.multilevel_exponent(gamma, method.order, order)
+
+
+def slopes_of(errors: tuple[float, ...], costs: tuple[float, ...], stride: int = 2) -> list[float]:
+    """Local slopes between errors ``stride`` apart, loosest first; NaN where one of them is not reached."""
+    found = []
+    for a, b, c, d in zip(errors[:-stride], errors[stride:], costs[:-stride], costs[stride:], strict=True):
+        known = math.isfinite(c) and math.isfinite(d)
+        found.append(float(theory.local_slopes([a, b], [c, d])[0]) if known else math.nan)
+    return found
+
+
+def table(study: Convergence) -> str:
+    """The study as text."""
+    unit = "seconds" if study.settings["cost"] == "seconds" else "in units of costs, per trajectory"
+    lines = [
+        f"{study.problem}: least cost that reaches each error ({unit}); {study.settings['seeds']} seeds "
+        f"of {study.settings['samples']} samples, {study.trials} settings tried",
+        "",
+        _row("error", [f"{error:.4g}" for error in study.errors]),
+    ]
+    for frontier in study.frontiers:
+        lines.append(_row(frontier.method.name, [_number(cost) for cost in frontier.costs]))
+        if frontier.predicted is not None:
+            lines.append(_row("  theory", [_number(cost) for cost in frontier.predicted]))
+    lines += ["", "exponents of cost in 1/error"]
+    lines += [_exponent(frontier, study) for frontier in study.frontiers]
+    lines += ["", f"cheapest settings at error {study.errors[-1]:.4g}"]
+    for frontier in study.frontiers:
+        best = frontier.found[-1].candidate
+        lines.append(f"  {frontier.method.name:32s} {'not reached' if best is None else best.describe()}")
+    baseline = study.frontiers[0].method.name
+    lines += [
+        f"  {frontier.method.name:32s} {study.ratio(baseline, frontier.method.name):.3g} times cheaper than {baseline}"
+        for frontier in study.frontiers[1:]
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, cells: list[str]) -> str:
+    return f"{name:34s}" + "".join(f"{cell:>10s}" for cell in cells)
+
+
+def _number(cost: float) -> str:
+    return "-" if not math.isfinite(cost) else f"{cost:.3g}"
+
+
+def _exponent(frontier: Frontier, study: Convergence) -> str:
+    fitted = frontier.exponent
+    limit = asymptotic_exponent(frontier.method, study.gamma, study.strong_order)
+    shown = [f"  {frontier.method.name:32s} {fitted.value:.2f} [{fitted.interval[0]:.2f}, {fitted.interval[1]:.2f}]"]
+    if frontier.predicted_exponent is not None:
+        shown.append(f"theory on this range {frontier.predicted_exponent:.2f}")
+    if limit is not None:
+        shown.append(f"in the limit {limit:.3g}")
+    return "; ".join([*shown, fitted.verdict])
+
+
+def as_dict(study: Convergence) -> dict[str, Any]:
+    """The study as JSON: numbers that are not finite become ``null``."""
+    return {
+        "problem": study.problem,
+        "gamma": study.gamma,
+        "strong_order": study.strong_order,
+        "settings": study.settings,
+        "trials": study.trials,
+        "errors": list(study.errors),
+        "methods": [_method(frontier, study) for frontier in study.frontiers],
+    }
+
+
+def _method(frontier: Frontier, study: Convergence) -> dict[str, Any]:
+    fitted = frontier.exponent
+    limit = asymptotic_exponent(frontier.method, study.gamma, study.strong_order)
+    return {
+        "name": frontier.method.name,
+        "order": frontier.method.order,
+        "costs": [_finite(cost) for cost in frontier.costs],
+        "intervals": [[_finite(low), _finite(high)] for low, high in frontier.intervals],
+        "errors": [None if found.trial is None else _finite(found.trial.error) for found in frontier.found],
+        "settings": [None if found.candidate is None else found.candidate.describe() for found in frontier.found],
+        "local_slopes": [_finite(value) for value in slopes_of(study.errors, frontier.costs)],
+        "exponent": {
+            "value": _finite(fitted.value),
+            "interval": [_finite(end) for end in fitted.interval],
+            "errors": list(fitted.used),
+            "verdict": fitted.verdict,
+        },
+        "theory": None
+        if frontier.predicted is None
+        else {
+            "costs": [_finite(cost) for cost in frontier.predicted],
+            "exponent": _finite(math.nan if frontier.predicted_exponent is None else frontier.predicted_exponent),
+        },
+        "limit": limit,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,211 @@
+"""Trials: a method with its settings is run on many paths, and its error and price are measured."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde.brownian import Brownian, BrownianPath
+from mlsde.integrate import solve
+from mlsde.multilevel import Multilevel
+from mlsde.problems.ladder import LadderProblem
+from mlsde.sde import NoiseTerm
+from mlsde.solution import NonFiniteError, Solution
+from mlsde.study.methods import Candidate, chosen_level, rule
+
+_MOST_KEPT = 2**27
+"""Bytes of increments that are kept, so that candidates with the same steps need not draw them again."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured of a candidate.
+
+    Attributes:
+        errors: root mean square over samples of ``|Y_T - reference|``, one per seed; infinite if the run broke.
+        cost: mean cost per trajectory in the units of ``costs``.
+        seconds: median wall-clock of one run.
+    """
+
+    errors: tuple[float, ...]
+    cost: float
+    seconds: float
+
+    @property
+    def error(self) -> float:
+        """Median over the seeds."""
+        return statistics.median(self.errors)
+
+    def as_dict(self, timed: bool) -> dict[str, Any]:
+        """As JSON; wall-clock only if asked for, because it is never the same again."""
+        whole: dict[str, Any] = {"errors": list(self.errors), "cost": self.cost}
+        return {**whole, "seconds": self.seconds} if timed else whole
+
+    @classmethod
+    def from_dict(cls, whole: dict[str, Any]) -> Trial:
+        """Read what :meth:`as_dict` wrote."""
+        errors = tuple(float(error) for error in whole["errors"])
+        return cls(errors, float(whole["cost"]), float(whole.get("seconds", 0.0)))
+
+
+class _GridNoise:
+    """Increments of a path over equal steps, drawn once and looked up."""
+
+    def __init__(self, rows: tuple[Tensor, ...], t_span: tuple[float, float]) -> None:
+        self._rows, self._t0, self._h = rows, t_span[0], (t_span[1] - t_span[0]) / len(rows)
+
+    def __call__(self, ta: float, tb: float, /) -> Tensor:
+        return self._rows[round((ta - self._t0) / self._h)]
+
+
+@dataclass
+class Batch:
+    """Samples on paths of their own, and where each of them really ends.
+
+    Args:
+        problem: the problem.
+        y0: initial states.
+        seeds: one seed per sample, of its coins if they are its own; the first one seeds the paths of all.
+        reference_steps: steps of the reference where the problem has none of its own.
+    """
+
+    problem: LadderProblem
+    y0: Tensor
+    seeds: tuple[int, ...]
+    reference_steps: int
+    path: BrownianPath | None = field(init=False, default=None)
+    _kept: OrderedDict[int, _GridNoise] = field(init=False, default_factory=OrderedDict)
+    _reference: Tensor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        sde, (t0, t1) = self.problem.sde, self.problem.t_span
+        if not sde.is_ode:
+            dtype = self.y0.dtype if self.y0.dtype == torch.float64 else torch.float32
+            noise = NoiseTerm(sde, torch.tensor(t0, dtype=dtype, device=self.y0.device), self.y0, dtype)
+            # through 3, so that 2^j and 3 * 2^j steps are both cheap
+            like = torch.empty(0, dtype=dtype, device=self.y0.device)
+            self.path = BrownianPath(t0, t1, shape=noise.shape, like=like, seed=self.seeds[0], grids=(3,))
+
+    @property
+    def reference(self) -> Tensor:
+        """Where the samples end: the problem's reference, or a fine run of the top level."""
+        if self._reference is None:
+            problem = self.problem
+            if problem.reference is not None:
+                self._reference = problem.reference(self.y0, self.path)
+            else:
+                self._reference = solve(
+                    problem.sde, self.y0, problem.t_span, steps=self.reference_steps, brownian=self.path
+                ).y1
+            if self._reference.shape != self.y0.shape or not bool(torch.isfinite(self._reference).all()):
+                raise ValueError(
+                    f"reference must return finite states of shape {tuple(self.y0.shape)}, like y0, got shape "
+                    f"{tuple(self._reference.shape)}, or NaN or infinity; see LadderProblem(reference=...)."
+                )
+        return self._reference
+
+    def run(self, candidate: Candidate, gamma: float, share: str) -> Solution:
+        """Solve with a candidate; seeds of the samples also seed their coins."""
+        problem, method = self.problem, candidate.method
+        drift = problem.sde.drift
+        multilevel: Multilevel | None = None
+        level: int | Callable[[float], int] | None = None
+        if method.coins is None:
+            level = chosen_level(candidate, problem.t_span)
+        else:
+            drift = drift.select(range(1, candidate.levels + 1))
+            multilevel = rule(method, drift, gamma, candidate.steps, candidate.setting, share)
+        return solve(
+            problem.sde.with_drift(drift),
+            self.y0,
+            problem.t_span,
+            steps=candidate.steps,
+            method=method.stepper,
+            multilevel=multilevel,
+            level=level,
+            seed=self.seeds if share == "sample" else self.seeds[0],
+            brownian=self.noise(candidate.steps),
+        )
+
+    def errors(self, y1: Tensor) -> Tensor:
+        """Squared distance of each sample from its reference, summed over components, shape ``(samples,)``."""
+        return (y1 - self.reference).double().flatten(1).square().sum(dim=1)
+
+    def noise(self, steps: int) -> Brownian | None:
+        """The samples' path on a grid of equal steps, drawn once if it is not too large; ``None`` for an ODE."""
+        if self.path is None:
+            return None
+        size = int(np.prod(self.path.shape)) * (8 if self.path.dtype == torch.float64 else 4)
+        if steps * size > _MOST_KEPT:
+            return self.path
+        if steps not in self._kept:
+            times = np.linspace(*self.problem.t_span, steps + 1)
+            rows = tuple(self.path(a, b) for a, b in pairwise(times))
+            self._kept[steps] = _GridNoise(rows, self.problem.t_span)
+            while sum(self._kept) * size > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(steps)
+        return self._kept[steps]
+
+
+class Trials:
+    """Runs candidates of one problem on the same paths.
+
+    Args:
+        problem: the problem.
+        gamma: exponent that shapes the probabilities.
+        seeds: number of groups of samples, each with initial states, paths and coins of its own.
+        samples: samples per seed.
+        seed: the first seed.
+        share: ``"sample"``: every sample has its own coins, all seeds run as one batch. ``"batch"``: the samples of a
+            seed share their coins, and each seed is a run of its own, which is then timed.
+        reference_steps: steps of the reference where the problem has none.
+    """
+
+    def __init__(
+        self,
+        problem: LadderProblem,
+        gamma: float,
+        seeds: int,
+        samples: int,
+        seed: int,
+        share: str,
+        reference_steps: int,
+    ) -> None:
+        self.gamma, self.seeds, self.samples, self.share = gamma, seeds, samples, share
+        numbers = [seed + i for i in range(seeds)]
+        names = [tuple((number << 20) + j for j in range(samples)) for number in numbers]
+        starts = [problem.initial(samples, number) for number in numbers]
+        if share == "sample":
+            whole = tuple(name for group in names for name in group)
+            self.batches = [Batch(problem, torch.cat(starts), whole, reference_steps)]
+        else:
+            self.batches = [Batch(problem, y0, group, reference_steps) for y0, group in zip(starts, names, strict=True)]
+
+    def measure(self, candidate: Candidate) -> Trial:
+        """Run a candidate on every seed."""
+        errors: list[float] = []
+        costs, seconds = [], []
+        for batch in self.batches:
+            begin = time.perf_counter()
+            try:
+                solution = batch.run(candidate, self.gamma, self.share)
+            except NonFiniteError:  # too long a step for this level: an error without bound, and a price all the same
+                errors += [float("inf")] * (self.seeds // len(self.batches))
+                costs.append(candidate.cost)
+                seconds.append(time.perf_counter() - begin)
+                continue
+            squares = batch.errors(solution.y1).view(-1, self.samples)
+            errors += squares.mean(dim=1).sqrt().tolist()
+            costs.append(candidate.cost if solution.stats.cost is None else solution.stats.cost)
+            seconds.append(solution.stats.wall_seconds)
+        return Trial(tuple(errors), statistics.mean(costs), statistics.median(seconds))
