@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint docs bench clean
+.PHONY: demo test test-slow lint docs bench studies clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,6 +32,12 @@ docs: $(READY)  ## the pages as a site under build/site; warnings are errors
 
 bench: $(READY)  ## the price of a step against a bare loop and torchsde
 	$(BIN)/mlsde bench core --json out/bench-core.json
+
+studies: $(READY)  ## every study of docs/rates.md, and its tables; goes on where it was killed
+	$(BIN)/mlsde study all --jobs 2 --folder docs/results/study
+	$(BIN)/mlsde study --page docs/rates.md --folder docs/results/study
+	$(BIN)/mlsde study ode-3 ode-4 additive-3 multiplicative-3 --folder out/study-picture \
+		--trials docs/results/study/trials --picture docs/images/rates.png
 
 clean:
 	rm -rf $(VENV) build out

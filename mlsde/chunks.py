@@ -27,7 +27,7 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -45,6 +45,7 @@ class Chunks:
             another manifest is refused.
 
     Raises:
+        TypeError: if the manifest does not survive JSON.
         ValueError: if the folder holds another computation, naming what differs.
 
     Example:
@@ -58,17 +59,20 @@ class Chunks:
         self.computed = self.found = 0
         self._known: dict[str, Result] = {}
         if self.folder is not None:
-            self._claim(self.folder, json.loads(json.dumps(manifest)))
+            self._claim(self.folder, _as_json("manifest", manifest))
 
     def result(self, key: str, compute: Callable[[], Result]) -> Result:
         """Return the piece named ``key``: from memory, from its file, or computed now and kept.
 
         Args:
-            key: letters, digits and ``. _ + = -``; the name of its file.
-            compute: makes the piece; what it returns must survive JSON.
+            key: letters, digits and ``. _ + = -``; the name of its file, so not ``manifest``.
+            compute: makes the piece, a dictionary that survives JSON.
+
+        Raises:
+            TypeError, ValueError: for another key, or another piece, naming it; nothing is kept then.
         """
-        if _SAFE.fullmatch(key) is None:
-            raise ValueError(f"key must be up to 120 letters, digits and . _ + = -, got {key!r}.")
+        if not isinstance(key, str) or _SAFE.fullmatch(key) is None or key == "manifest":
+            raise ValueError(f"key must be up to 120 letters, digits and . _ + = -, and not 'manifest', got {key!r}.")
         if key not in self._known:
             kept = self._read(key)
             self._known[key] = self._compute(key, compute) if kept is None else kept
@@ -76,7 +80,7 @@ class Chunks:
 
     def _compute(self, key: str, compute: Callable[[], Result]) -> Result:
         # a piece that was computed must not differ from one that was read
-        made: Result = json.loads(json.dumps(compute()))
+        made = _as_json(f"what compute returned for {key!r}", compute())
         self.computed += 1
         if self.folder is not None:
             write_atomically(self.folder / f"{key}.json", json.dumps({"key": key, "result": made}) + "\n")
@@ -87,7 +91,7 @@ class Chunks:
         if self.folder is None:
             return None
         try:
-            whole = json.loads((self.folder / f"{key}.json").read_text())
+            whole = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
             return None
         if not isinstance(whole, dict) or whole.get("key") != key or not isinstance(whole.get("result"), dict):
@@ -101,10 +105,22 @@ class Chunks:
             write_atomically(path, json.dumps(manifest, indent=2) + "\n")
             return
         try:
-            theirs = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            raise ValueError(f"folder={str(folder)!r} has a damaged manifest.json; choose another folder.") from None
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            theirs = None
+        if not isinstance(theirs, dict):
+            raise ValueError(f"folder={str(folder)!r} has a damaged manifest.json; choose another folder.")
         differs = sorted(name for name in {*theirs, *manifest} if theirs.get(name) != manifest.get(name))
         if differs:
             what = "; ".join(f"{name}: {theirs.get(name)!r} there, {manifest.get(name)!r} here" for name in differs)
             raise ValueError(f"folder={str(folder)!r} holds another computation ({what}); choose another folder.")
+
+
+def _as_json(name: str, value: Any) -> Result:
+    """A dictionary as it comes back from JSON."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dictionary, got {type(value).__name__}.")
+    try:
+        return dict(json.loads(json.dumps(value)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must hold numbers, strings, lists and dictionaries of them: {error}.") from None

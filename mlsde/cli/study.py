@@ -36,10 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cost", default="declared", help="with --problem: declared (default) or seconds")
     parser.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
     parser.add_argument("--quick", action="store_true", help="a rough version of named studies, in seconds")
-    parser.add_argument("--folder", default="out/study", metavar="DIR", help="where trials and results go")
+    parser.add_argument("--folder", default="out/study", metavar="DIR", help="where results go (default: out/study)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="named studies to run at once (default 1)")
+    parser.add_argument("--trials", metavar="DIR", help="where trials go (default: trials in --folder)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers of one study to FILE")
-    parser.add_argument("--picture", metavar="FILE", help="draw one study into FILE")
+    parser.add_argument("--picture", metavar="FILE", help="draw one study, or several side by side, into FILE")
     parser.add_argument("--page", metavar="FILE", help="renew the tables of the page FILE from the results in --folder")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: never much worse)")
 
@@ -69,31 +70,50 @@ def _named(arguments: argparse.Namespace) -> int:
     unknown = [name for name in names if name not in STUDIES]
     if not names or unknown:
         raise ValueError(f"NAME must be among {', '.join(STUDIES)}, or all; got {unknown or 'none'}.")
-    if len(names) > 1 and (arguments.json is not None or arguments.picture is not None):
-        raise ValueError("--json and --picture are for one study; several write theirs into --folder.")
+    if len(names) > 1 and arguments.json is not None:
+        raise ValueError("--json is for one study; several write theirs into --folder.")
     checks.one_seed(arguments.seed)
     if checks.positive_integer("--jobs", arguments.jobs) > 1 and len(names) > 1:
+        if arguments.picture is not None:
+            raise ValueError("--picture of several studies goes with --jobs 1: run it again, once they are done.")
         return _at_once(names, arguments)
     root = Path(arguments.folder)
+    panels = []
     for name in names:
         kind = f"{name}-quick" if arguments.quick else name
-        trials = root / "trials" / (kind if arguments.seed == 0 else f"{kind}-seed{arguments.seed}")
+        trials = Path(arguments.trials or root / "trials") / (
+            kind if arguments.seed == 0 else f"{kind}-seed{arguments.seed}"
+        )
         how = How(arguments.quick, trials, sys.stderr.isatty(), arguments.seed)
         begin = time.perf_counter()
         result = STUDIES[name].run(how)
+        panels.append(result)
         json_file = arguments.json or root / f"{kind}.json"
-        picture = arguments.picture or root / f"{kind}.png"
-        _show(result, str(json_file), str(picture))
+        picture = arguments.picture if len(names) == 1 else None
+        _show(result, str(json_file), str(picture or root / f"{kind}.png"))
         seconds = time.perf_counter() - begin
         print(f"{name} took {seconds:.0f} s\n")
         _record(root / "environment" / f"{kind}.json", kind, seconds)
+    if arguments.picture is not None and len(names) > 1:
+        print(f"picture of all: {_panels(panels, arguments.picture)}")
     return 0
+
+
+def _panels(results: list[Any], file: str) -> str:
+    from mlsde.study import Convergence  # noqa: PLC0415
+    from mlsde.study.figure import save_panels  # noqa: PLC0415
+
+    frontiers = [result for result in results if isinstance(result, Convergence)]
+    if not frontiers:
+        raise ValueError("--picture of several studies needs one that fits exponents among them.")
+    return save_panels(frontiers, file)
 
 
 def _at_once(names: list[str], arguments: argparse.Namespace) -> int:
     """Run studies in processes of their own, so many at a time; those that are timed come last and alone."""
     options = ["--folder", arguments.folder, "--seed", str(arguments.seed), "--threads", str(arguments.threads)]
     options += ["--quick"] if arguments.quick else []
+    options += [] if arguments.trials is None else ["--trials", arguments.trials]
 
     def one(name: str) -> int:
         words = [sys.executable, "-m", "mlsde", "study", name, *options]
@@ -152,26 +172,28 @@ def _own(arguments: argparse.Namespace) -> int:
     root = Path(arguments.folder)
     stem = re.sub(r"[^A-Za-z0-9_.-]", "-", arguments.problem)
     json_file, picture = arguments.json or root / f"{stem}.json", arguments.picture or root / f"{stem}.png"
+    if arguments.errors is None and not arguments.levels:
+        raise ValueError("--problem needs --errors 0.5,0.25,… (errors of the end state), or --levels.")
+    errors = [_number("--errors", word) for word in (arguments.errors or "").split(",") if word]
+    methods = None if arguments.methods is None else [named_method(name) for name in arguments.methods.split(",")]
     diagnosis = diagnose(problem, seed=checks.one_seed(arguments.seed))
     print(diagnosis, "\n")
     if arguments.levels:
         write_json(str(json_file), diagnosis.as_dict())
         print(f"picture: {diagnosis.figure(str(picture))}")
         return 0
-    if arguments.errors is None:
-        raise ValueError("--problem needs --errors 0.5,0.25,… (errors of the end state), or --levels.")
     gamma = arguments.gamma or problem.gamma or diagnosis.gamma
     result = convergence(
         problem,
-        None if arguments.methods is None else [named_method(name) for name in arguments.methods.split(",")],
-        [_number("--errors", word) for word in arguments.errors.split(",")],
+        methods,
+        errors,
         seeds=arguments.seeds,
         samples=arguments.samples,
         seed=arguments.seed,
         most_steps=arguments.most_steps,
         gamma=gamma,
         cost=arguments.cost,
-        folder=root / "trials" / stem,
+        folder=Path(arguments.trials or root / "trials") / stem,
         progress=sys.stderr.isatty(),
     )
     _show(result, str(json_file), str(picture))

@@ -201,7 +201,7 @@ STUDIES = {
             _rate(
                 kind,
                 gamma,
-                [plain(), _PAPER, *([*_SPREAD, plain("heun"), stitching()] if gamma == 3.0 else [])],
+                [plain(), _PAPER, *([_SPREAD[0], plain("heun"), stitching()] if gamma == 3.0 else [])],
                 _ERRORS,
                 8192,
                 halvings(0, 4),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mlsde import checks
@@ -17,6 +17,7 @@ from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import PowerLaw
 from mlsde.problems.ladder import LadderProblem
+from mlsde.solution import NonFiniteError
 from mlsde.study.methods import Method, multilevel, stitched_levels
 from mlsde.study.trials import Trials
 
@@ -96,7 +97,13 @@ class Comparison:
             "full_error": self.full_error,
             "settings": self.settings,
             "rows": [
-                {"name": r.name, "cost": r.cost, "coins_error": r.coins_error, "error": r.error, "ratio": r.ratio}
+                {
+                    "name": r.name,
+                    "cost": r.cost,
+                    "coins_error": r.coins_error,
+                    "error": r.error,
+                    "ratio": _finite(r.ratio),
+                }
                 for r in self.rows
             ],
         }
@@ -138,13 +145,16 @@ def equal_cost(
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    if not isinstance(problem, LadderProblem):
+        raise TypeError(f"problem must be an mlsde.problems.LadderProblem, got {type(problem).__name__}.")
     if problem.gamma is None:
         raise ValueError("problem must know its gamma; measure it with mlsde.study.diagnose(problem).gamma.")
-    chosen = list(default_rules() if rules is None else rules)
-    if not chosen or any(method.coins is None for method in chosen):
-        raise ValueError("rules must hold multilevel methods, made by study.multilevel(coins, correction).")
+    chosen = _rules(default_rules() if rules is None else rules)
     if checks.positive_number("share", share) <= 1:
         raise ValueError(f"share must be above 1, got {share:g}.")
+    for name, count in (("seeds", seeds), ("samples", samples), ("reference_steps", reference_steps)):
+        checks.positive_integer(name, count)
+    checks.one_seed(seed)
     trials = Trials(problem, problem.gamma, seeds, samples, seed, "sample", reference_steps)
     batch, sde = trials.batches[0], problem.sde
     noise = batch.noise(checks.positive_integer("steps", steps))
@@ -190,12 +200,27 @@ def default_rules() -> list[Method]:
     return [multilevel(*rule) for rule in rules]
 
 
+def _rules(rules: Sequence[Method]) -> list[Method]:
+    chosen = [] if isinstance(rules, Method) or not isinstance(rules, Iterable) else list(rules)
+    if not chosen or not all(isinstance(method, Method) and method.coins is not None for method in chosen):
+        raise ValueError(
+            f"rules must hold multilevel methods, made by study.multilevel(coins, correction), got {rules!r}."
+        )
+    return chosen
+
+
 def _ratio(first: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, float, float]:
     """Ratio of two root mean squares over seeds, and its 95 % interval when the seeds are drawn anew."""
     picks = np.random.default_rng(seed).integers(0, len(first), (_BOOTSTRAP, len(first)))
-    draws = np.sqrt(first[picks].mean(axis=1) / other[picks].mean(axis=1))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(np.sqrt(first.mean() / other.mean())), float(low), float(high)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a rule may make no error at all
+        draws = np.sqrt(first[picks].mean(axis=1) / other[picks].mean(axis=1))
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return float(np.sqrt(first.mean() / other.mean())), float(low), float(high)
+
+
+def _finite(ratio: tuple[float, float, float] | None) -> list[float | None] | None:
+    """As JSON."""
+    return None if ratio is None else [value if math.isfinite(value) else None for value in ratio]
 
 
 def _root(squares: Tensor) -> float:
@@ -207,13 +232,16 @@ def _rivals(trials: Trials, budget: float) -> list[Row]:
     batch = trials.batches[0]
     problem, drift = batch.problem, batch.problem.sde.drift
     costs, top = drift.required_costs("a comparison"), len(drift)
+    if drift.differences:  # a level is the sum of those up to it
+        costs = tuple(accumulate(costs))
 
     def row(name: str, price: float, stages: int = 1, **options: Any) -> Row | None:
         n = min(int(budget / price / stages), _MOST_STEPS)
         if n < 1:
             return None
-        done = solve(problem.sde, batch.y0, problem.t_span, steps=n, brownian=batch.path, **options)
-        if not bool(torch.isfinite(done.y1).all()):
+        try:
+            done = solve(problem.sde, batch.y0, problem.t_span, steps=n, brownian=batch.path, **options)
+        except NonFiniteError:  # too long a step for it
             return None
         return Row(f"{name}, {n} steps", n * price * stages, None, _root(batch.errors(done.y1)), None)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mlsde import checks
 from mlsde.chunks import Chunks
 from mlsde.problems.ladder import LadderProblem
+from mlsde.sde import NoiseTerm
 from mlsde.study import prediction
 from mlsde.study.fits import Exponent, fit
 from mlsde.study.methods import Candidate, Method, candidates, multilevel, plain, round_numbers
@@ -50,8 +52,11 @@ class Frontier:
     predicted_exponent: float | None = None
 
     def cost_at(self, error: float) -> float:
-        """Price at one of the errors."""
-        return next(cost for cost, found in zip(self.costs, self.found, strict=True) if found.target == error)
+        """Price at one of the errors; ``KeyError`` with those there are."""
+        for cost, found in zip(self.costs, self.found, strict=True):
+            if found.target == error:
+                return cost
+        raise KeyError(f"{error!r} is none of the errors {[found.target for found in self.found]}.")
 
 
 @dataclass(frozen=True)
@@ -188,8 +193,8 @@ def convergence(
         "cost": cost,
         "reference_steps": finest,
     }
-    chunks = Chunks(folder, settings)
     trials = Trials(problem, power, seeds, samples, seed, share, finest)
+    chunks = Chunks(folder, {**settings, "fingerprint": _fingerprint(problem, trials.batches[0].y0[:4])})
 
     def measure(candidate: Candidate) -> Trial:
         timed = cost == "seconds"
@@ -199,14 +204,15 @@ def convergence(
         return trial.seconds if cost == "seconds" else trial.cost
 
     def foreseen(method: Method) -> list[float] | None:
-        if cost == "seconds" or not prediction.predictable(method):
+        # the error model prices levels by their values
+        if cost == "seconds" or problem.sde.drift.differences or not prediction.predictable(method):
             return None
         constants = chunks.result(
             f"pilot-{method.key}", lambda: prediction.as_dict(prediction.error_model(trials, method))
         )
         return prediction.frontier(prediction.from_dict(constants), method, targets, grid, power)
 
-    search = Search(problem.sde.drift, measure, price, problem.strong_order, plain_runs=cost == "declared")
+    search = Search(problem.sde.drift, measure, price, plain_runs=cost == "declared")
     frontiers = []
     with _bar(progress, len(chosen) * len(targets)) as advance:
         for method in chosen:
@@ -269,8 +275,23 @@ def _resampled(
     return np.array([np.where(medians <= target, costs[:, None], math.inf).min(axis=0) for target in targets]).T
 
 
+@torch.no_grad()
+def _fingerprint(problem: LadderProblem, y0: Tensor) -> list[str]:
+    """Values of the levels and the diffusion at two places: a folder's trials are of no use once they have changed."""
+    sde, (t0, t1) = problem.sde, problem.t_span
+    dtype = torch.float32 if y0.dtype in checks.HALF_PRECISIONS else y0.dtype
+    found = [f"{t0:g} … {t1:g}"]
+    for when, y in ((t0, y0), (0.5 * (t0 + t1), 0.7 * y0 + 0.1)):
+        t = torch.tensor(when, dtype=dtype, device=y.device)
+        values = [level(t, y) for level in sde.drift.levels]
+        if not sde.is_ode:
+            values.append(torch.as_tensor(NoiseTerm(sde, t, y, dtype).value(t, y)))
+        found += [f"{float(value.double().norm()):.6g}" for value in values]
+    return found
+
+
 def _methods(methods: Sequence[Method]) -> list[Method]:
-    chosen = list(methods)
+    chosen = [] if isinstance(methods, Method) or not isinstance(methods, Iterable) else list(methods)
     if not chosen or not all(isinstance(method, Method) for method in chosen):
         raise TypeError(
             "methods must be a sequence of methods, made by study.plain(), study.multilevel(coins, correction) or "
@@ -292,6 +313,8 @@ def _targets(errors: Any) -> tuple[float, ...]:
 def _grid(steps: Sequence[int] | None, most: int) -> list[int]:
     if steps is None:
         return [int(n) for n in round_numbers(1, most) if n == int(n)]
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
+        raise TypeError(f"steps must be a sequence of numbers of steps, got {steps!r}; or give most_steps.")
     grid = sorted({checks.positive_integer("steps", n) for n in steps})
     if not grid:
         raise ValueError("steps must hold at least one number of steps, got none.")

@@ -162,9 +162,9 @@ def price_exponent(costs: np.ndarray, errors: np.ndarray) -> tuple[float, tuple[
 
 
 def _student(freedom: int) -> float:
-    """97.5 % quantile of Student's t (tabulated; 1.96 + 2.4 / freedom is within 1 % from six degrees on)."""
+    """97.5 % quantile of Student's t (tabulated up to five degrees; the series is within 1 % from there on)."""
     table = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
-    return table.get(freedom, 1.96 + 2.4 / freedom + 1.6 / freedom**2)
+    return table.get(freedom, 1.96 + 2.4 / freedom + 2.8 / freedom**2)
 
 
 def _growth(values: np.ndarray) -> float:
@@ -180,11 +180,13 @@ def _repeats(problem: LadderProblem, y0: Tensor, sizes: np.ndarray) -> tuple[flo
     """Root mean square change of each level when asked again, or for half of the samples, in parts of ``sizes``."""
     t = torch.tensor(problem.t_span[0], dtype=torch.float32 if y0.dtype in checks.HALF_PRECISIONS else y0.dtype)
     t, half = t.to(y0.device), (len(y0) + 1) // 2
+    linear = problem.sde.linear
+    gain = 1.0 if linear is None else linear.gain(float(t))  # the sizes hold it too
     found = []
     for level, size in zip(problem.sde.drift.levels, sizes.tolist(), strict=True):
         first, again, part = level(t, y0).clone(), level(t, y0).clone(), level(t, y0[:half]).clone()
         changes = [(again - first), (part - first[:half])]
-        worst = max(float(change.double().flatten(1).square().sum(1).mean()) for change in changes)
+        worst = max(float((gain * change).double().flatten(1).square().sum(1).mean()) for change in changes)
         found.append(math.sqrt(worst) / size if size > 0 else math.sqrt(worst))
     return tuple(found)
 

@@ -26,6 +26,9 @@ def draw_frontiers(study: Convergence, ax: Any) -> Any:
         _draw(frontier, study, ax, _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
     if any(frontier.predicted is not None for frontier in study.frontiers):
         ax.plot([], [], color="grey", ls="--", lw=0.9, label="theory, constants from a pilot")
+    if not any(np.isfinite(frontier.costs).any() for frontier in study.frontiers):
+        ax.text(0.5, 0.5, "none of the errors was reached", transform=ax.transAxes, ha="center")
+        ax.axis((study.errors[-1] / 2, study.errors[0] * 2, 1.0, 10.0))
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("root mean square error")
@@ -34,7 +37,8 @@ def draw_frontiers(study: Convergence, ax: Any) -> Any:
     ax.invert_xaxis()
     ax.set_title(study.problem, fontsize=9)
     ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
-    ax.legend(fontsize=7, frameon=False, loc="upper left")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=7, frameon=False, loc="upper left")
     return ax
 
 
@@ -43,9 +47,9 @@ def _draw(frontier: Frontier, study: Convergence, ax: Any, colour: str, marker: 
     known = np.isfinite(costs)
     if not known.any():
         return
-    ends = np.array(frontier.intervals)
+    errors, costs, ends = errors[known], costs[known], np.array(frontier.intervals)[known]
     high = np.where(np.isfinite(ends[:, 1]), ends[:, 1], costs)
-    reach = np.abs(np.array([costs - np.minimum(ends[:, 0], costs), np.maximum(high, costs) - costs]))
+    bars = np.abs(np.array([costs - np.minimum(ends[:, 0], costs), np.maximum(high, costs) - costs]))
     label = frontier.method.name
     if np.isfinite(frontier.exponent.value):
         label += f": slope {frontier.exponent.value:.2f}"
@@ -54,10 +58,9 @@ def _draw(frontier: Frontier, study: Convergence, ax: Any, colour: str, marker: 
         label += f" (theory {frontier.predicted_exponent:.2f}, limit {limit:.3g})"
     elif limit is not None:
         label += f" (limit {limit:.3g})"
-    bars = reach[:, known]
-    ax.errorbar(errors[known], costs[known], yerr=bars, color=colour, marker=marker, ms=4, lw=1.2, label=label)
+    ax.errorbar(errors, costs, yerr=bars, color=colour, marker=marker, ms=4, lw=1.2, label=label)
     if frontier.predicted is not None:
-        ax.plot(errors, frontier.predicted, color=colour, ls="--", lw=0.9, alpha=0.8)
+        ax.plot(study.errors, frontier.predicted, color=colour, ls="--", lw=0.9, alpha=0.8)
 
 
 def save_frontiers(study: Convergence, file: str | os.PathLike[str]) -> str:

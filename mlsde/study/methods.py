@@ -12,7 +12,7 @@ from mlsde.coins import COINS
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.multilevel import CORRECTIONS, Multilevel
 from mlsde.plan import fixed_plan, multilevel_plan
-from mlsde.probabilities import PowerLaw
+from mlsde.probabilities import Constant, PowerLaw
 from mlsde.steppers import METHODS
 
 FEWEST_FIRINGS = 0.25
@@ -73,7 +73,8 @@ def stitching(stepper: str = "euler") -> Method:
         ValueError: for a stepper that is not known.
     """
     checks.one_of("stepper", stepper, tuple(METHODS))
-    return Method("two levels stitched in time", stepper=stepper, stitched=True)
+    name = "two levels stitched in time" + ("" if stepper == "euler" else f", {stepper}")
+    return Method(name, stepper=stepper, stitched=True)
 
 
 def multilevel(coins: str, correction: str, *, order: float | None = None, stepper: str = "euler") -> Method:
@@ -95,8 +96,10 @@ def multilevel(coins: str, correction: str, *, order: float | None = None, stepp
     )
     checks.one_of("stepper", stepper, tuple(METHODS))
     chance = coins in ("independent", "nested") and correction in ("impulse", "control")
-    s = (1.0 if chance else 2.0) if order is None else checks.positive_number("order", order)
-    name = f"{coins} {correction}" + ("" if stepper == "euler" else f", {stepper}")
+    usual = 1.0 if chance else 2.0
+    s = usual if order is None else checks.positive_number("order", order)
+    name = f"{coins} {correction}" + ("" if s == usual else f", order {s:g}")
+    name += "" if stepper == "euler" else f", {stepper}"
     return Method(name, coins, correction, stepper, s)
 
 
@@ -146,6 +149,8 @@ def rule(method: Method, drift: DriftHierarchy, gamma: float, steps: int, firing
     """The rule of a multilevel method on a ladder, scaled so that its top level fires so many times in the mean."""
     assert method.coins is not None and method.correction is not None
     costs = np.array(drift.required_costs("a convergence study"))
+    if firings >= steps:  # exactly: the power law would know the 1 of the top level to rounding only
+        return Multilevel(Constant((1.0,) * len(drift)), method.coins, method.correction, share)
     top = (costs[-1] / costs[0]) ** (-(1.0 + 2.0 / gamma) / (method.order + 1.0))
     law = PowerLaw(gamma, scale=firings / steps / top, order=method.order)
     return Multilevel(law, method.coins, method.correction, share)
@@ -195,11 +200,19 @@ def _settings(
     if method.stitched:
         return _stitched(method, drift, times, t_span, stages) if count > 1 else []
     made = []
-    firings = round_numbers(1.0 if method.coins == "periodic" else FEWEST_FIRINGS, n - 0.01) if count > 1 else []
+    firings = round_numbers(_fewest_firings(method, drift, gamma), n - 0.01) if count > 1 else []
     for m in [*firings, float(n)]:  # where the top level fires at every step, all do: the plain method is among them
         plan = multilevel_plan(rule(method, drift, gamma, n, m, "batch"), times, drift, stages=stages)
         made.append(Candidate(method, count, n, m, plan.expected_cost or 0.0))
     return made
+
+
+def _fewest_firings(method: Method, drift: DriftHierarchy, gamma: float) -> float:
+    """Of the top level: without chance the dearest level, which fires least, must fire once, or it is never seen."""
+    if method.coins != "periodic":
+        return FEWEST_FIRINGS
+    costs = drift.required_costs("a convergence study")
+    return float((max(costs) / costs[-1]) ** ((1.0 + 2.0 / gamma) / (method.order + 1.0)))
 
 
 def _stitched(

@@ -50,12 +50,32 @@ def table(study: Convergence) -> str:
     for frontier in study.frontiers:
         best = frontier.found[-1].candidate
         lines.append(f"  {frontier.method.name:32s} {'not reached' if best is None else best.describe()}")
-    baseline = study.frontiers[0].method.name
-    lines += [
-        f"  {frontier.method.name:32s} {study.ratio(baseline, frontier.method.name):.3g} times cheaper than {baseline}"
-        for frontier in study.frontiers[1:]
-    ]
+    lines += ["", *_verdicts(study)]
     return "\n".join(lines)
+
+
+def _verdicts(study: Convergence) -> list[str]:
+    """How the methods compare with the best plain one at the tightest error that it reaches, in sentences."""
+    plain = [frontier for frontier in study.frontiers if frontier.method.coins is None]
+    reached = [i for i in range(len(study.errors)) if any(math.isfinite(frontier.costs[i]) for frontier in plain)]
+    if not reached:
+        return ["no plain method reaches any of the errors"]
+    i = reached[-1]
+    best = min(plain, key=lambda frontier: frontier.costs[i])
+    lines = [f"at error {study.errors[i]:.4g}, against the cheapest plain method ({best.method.name}):"]
+    for frontier in study.frontiers:
+        if frontier is not best and math.isfinite(frontier.costs[i]):
+            lines.append(f"  {frontier.method.name:32s} {_times(best.costs[i] / frontier.costs[i])}")
+    rules = [frontier.costs[i] for frontier in study.frontiers if frontier.method.coins is not None]
+    if rules and min(rules) >= best.costs[i]:
+        lines.append(f"  here the ladder does not pay: {best.method.name} is as cheap as every multilevel rule")
+    return lines
+
+
+def _times(ratio: float) -> str:
+    if ratio == 1:
+        return "the same cost"
+    return f"{ratio:.3g} times cheaper" if ratio > 1 else f"{1 / ratio:.3g} times dearer"
 
 
 def _row(name: str, cells: list[str]) -> str:

@@ -16,7 +16,10 @@ _FLOOR_SLACK = 1.1
 """A candidate is left out if its error is foreseen to be this much too large: estimates have noise."""
 
 _COINS_LEFT = 0.6
-"""What is counted on to be left of a foreseen contribution of the coins."""
+"""What is counted on to be left of a contribution of the coins that is foreseen from fewer firings."""
+
+_COINS_KEPT = 0.8
+"""The same, from as many firings at another number of steps."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,6 @@ class Search:
         drift: the ladder.
         measure: tries a candidate.
         price: what a trial cost: in declared units or in seconds.
-        strong_order: of the plain method.
         plain_runs: whether the plain run of a candidate's level and steps may be tried to see what its coins could
             reach at best. It is cheap where prices are declared, and not where they are real.
     """
@@ -45,11 +47,10 @@ class Search:
         drift: DriftHierarchy,
         measure: Callable[[Candidate], Trial],
         price: Callable[[Trial], float],
-        strong_order: float,
         plain_runs: bool,
     ) -> None:
         self._drift, self._measure, self._price = drift, measure, price
-        self._strong_order, self._plain_runs = strong_order, plain_runs
+        self._plain_runs = plain_runs
         self.trials: dict[Candidate, Trial] = {}
         self._plain: dict[tuple[str, int, int], float] = {}
         self._coins: dict[tuple[Method, int], list[tuple[int, float, float]]] = {}
@@ -87,6 +88,8 @@ class Search:
         return self.trials[candidate]
 
     def _hopeless(self, candidate: Candidate, target: float) -> bool:
+        if candidate.method.plain:  # few steps do not tell what more of them reach: it may still be far from its order
+            return False
         if self._floor(candidate, target) > _FLOOR_SLACK * target:
             return True
         if candidate.method.coins is None:
@@ -101,8 +104,6 @@ class Search:
         steps. Coins only add to it.
         """
         stepper, level, steps = candidate.method.stepper, candidate.levels, candidate.steps
-        if candidate.method.plain:
-            return self._plateau(stepper, level, steps)
         known = self._plain.get((stepper, level, steps))
         if known is not None:
             return known
@@ -110,19 +111,6 @@ class Search:
         if max(above, default=0.0) > _FLOOR_SLACK * target or not self._plain_runs:
             return max(above, default=0.0)
         return self.trial(plain_run(candidate, self._drift)).error
-
-    def _plateau(self, stepper: str, level: int, steps: int) -> float:
-        """What more steps at one level cannot get below, from the last two numbers of steps that were tried."""
-        tried = sorted(n for (s, k, n) in self._plain if s == stepper and k == level and n < steps)
-        if len(tried) < 3:
-            return 0.0
-        few, many = tried[-2], tried[-1]
-        e_few, e_many = (self._plain[stepper, level, n] ** 2 for n in (few, many))
-        if not e_few > e_many:
-            return float(min(e_few, e_many) ** 0.5) / _FLOOR_SLACK
-        decay = (many / few) ** (2.0 * self._strong_order)  # of the part that falls
-        bias = e_many - (e_few - e_many) / (decay - 1.0)
-        return float(max(0.0, bias) ** 0.5)
 
     def _foreseen(self, candidate: Candidate) -> float:
         """What the coins hardly get below, from candidates of as many levels and no more firings.
@@ -133,7 +121,9 @@ class Search:
         order = candidate.method.order + 0.5
         worst = 0.0
         for steps, firings, square in self._coins.get((candidate.method, candidate.levels), []):
-            if firings <= candidate.setting:
-                floor = self._plain.get((candidate.method.stepper, candidate.levels, steps), 0.0) ** 2
-                worst = max(worst, max(0.0, square - floor) * (firings / candidate.setting) ** order)
-        return _COINS_LEFT * worst
+            known = self._plain.get((candidate.method.stepper, candidate.levels, steps))
+            if firings <= candidate.setting and (known is not None or steps == candidate.steps):
+                floor = 0.0 if known is None else known**2
+                left = _COINS_KEPT if firings == candidate.setting else _COINS_LEFT
+                worst = max(worst, left * max(0.0, square - floor) * (firings / candidate.setting) ** order)
+        return worst

@@ -99,19 +99,29 @@ class Batch:
     def reference(self) -> Tensor:
         """Where the samples end: the problem's reference, or a fine run of the top level."""
         if self._reference is None:
-            problem = self.problem
-            if problem.reference is not None:
-                self._reference = problem.reference(self.y0, self.path)
-            else:
-                self._reference = solve(
-                    problem.sde, self.y0, problem.t_span, steps=self.reference_steps, brownian=self.path
-                ).y1
-            if self._reference.shape != self.y0.shape or not bool(torch.isfinite(self._reference).all()):
-                raise ValueError(
-                    f"reference must return finite states of shape {tuple(self.y0.shape)}, like y0, got shape "
-                    f"{tuple(self._reference.shape)}, or NaN or infinity; see LadderProblem(reference=...)."
-                )
+            self._reference = self._checked(self._found_reference())
         return self._reference
+
+    def _found_reference(self) -> Any:
+        problem = self.problem
+        if problem.reference is not None:
+            return problem.reference(self.y0, self.path)
+        steps = self.reference_steps
+        try:
+            return solve(problem.sde, self.y0, problem.t_span, steps=steps, brownian=self.path).y1
+        except NonFiniteError as error:
+            error.add_note(f"raised by the reference, a run of the top level with reference_steps={steps}")
+            raise
+
+    def _checked(self, reference: Any) -> Tensor:
+        if not isinstance(reference, Tensor):
+            raise TypeError(f"reference must return a torch.Tensor, got {type(reference).__name__}.")
+        if reference.shape != self.y0.shape or not bool(torch.isfinite(reference).all()):
+            raise ValueError(
+                f"reference must return finite states of shape {tuple(self.y0.shape)}, like y0, got shape "
+                f"{tuple(reference.shape)}, or NaN or infinity; see LadderProblem(reference=...)."
+            )
+        return reference
 
     def run(self, candidate: Candidate, gamma: float, share: str) -> Solution:
         """Solve with a candidate; seeds of the samples also seed their coins."""
