@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+import mlsde
 from mlsde import checks
 from mlsde.cli.output import environment, renewed, write_json
 
@@ -59,8 +61,18 @@ def run(arguments: argparse.Namespace) -> int:
             return _renew(Path(arguments.page), Path(arguments.folder))
         return _own(arguments) if arguments.problem is not None else _named(arguments)
     except (ValueError, TypeError) as error:
-        print(f"mlsde study: {error}", file=sys.stderr)
+        if not _ours(error):
+            raise
+        print("\n".join([f"mlsde study: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return 2
+
+
+def _ours(error: Exception) -> bool:
+    """Whether it is a sentence of this package: what a user's own code raises comes through with its traceback."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is None or Path(last.tb_frame.f_code.co_filename).is_relative_to(Path(mlsde.__file__).parent)
 
 
 def _named(arguments: argparse.Namespace) -> int:
@@ -182,7 +194,12 @@ def _own(arguments: argparse.Namespace) -> int:
         write_json(str(json_file), diagnosis.as_dict())
         print(f"picture: {diagnosis.figure(str(picture))}")
         return 0
-    gamma = arguments.gamma or problem.gamma or diagnosis.gamma
+    gamma = problem.gamma if arguments.gamma is None else arguments.gamma
+    if gamma is None and not math.isfinite(diagnosis.gamma):
+        raise ValueError(
+            "gamma cannot be measured on this ladder, which takes three levels whose errors fall: give --gamma."
+        )
+    gamma = diagnosis.gamma if gamma is None else gamma
     result = convergence(
         problem,
         methods,
@@ -209,17 +226,17 @@ def load_problem(where: str) -> Any:
     module, _, name = where.partition(":")
     if not module or not name:
         raise ValueError(f"--problem must be MODULE:NAME, e.g. my_module:my_problem, got {where!r}.")
-    sys.path.insert(0, str(Path.cwd()))
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # and it stays, because a problem may import its neighbours when it is run
     try:
-        thing = getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name not in (module, module.partition(".")[0]):
             raise
         raise ValueError(f"--problem={where!r}: there is no module {module!r} here or installed.") from None
-    except AttributeError:
-        raise ValueError(f"--problem={where!r}: the module {module!r} has no {name!r}.") from None
-    finally:
-        sys.path.pop(0)
+    if not hasattr(found, name):
+        raise ValueError(f"--problem={where!r}: the module {module!r} has no {name!r}.")
+    thing = getattr(found, name)
     return thing() if callable(thing) else thing
 
 
@@ -231,9 +248,10 @@ def named_method(name: str) -> Any:
     """
     from mlsde.study import multilevel, plain, stitching  # noqa: PLC0415
 
+    name = name.strip()
     if name == "stitching":
         return stitching()
-    first, _, second = name.strip().partition("-")
+    first, _, second = name.partition("-")
     if first == "plain":
         return plain(second or "euler")
     if not second:

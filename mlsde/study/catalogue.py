@@ -20,6 +20,7 @@ from mlsde.study.methods import Method, multilevel, plain, stitching
 
 _BLOCK = np.array([[-0.5, 2.0, 1.0, 0.0], [-2.0, -0.5, 0.0, 1.0], [0.0, 0.0, -1.0, 1.5], [0.0, 0.0, -1.5, -1.0]])
 _PAPER = multilevel("independent", "impulse")
+_ROUGH_REFERENCE = {"reference_steps": 1536}
 _SPREAD = [multilevel("systematic", "impulse"), multilevel("systematic", "hold")]
 
 
@@ -85,9 +86,8 @@ def _rate(
     kind: str, gamma: float, methods: Sequence[Method], errors: Sequence[float], most_steps: int, quick: Sequence[float]
 ) -> Callable[[How], Result]:
     def run(how: How) -> Result:
-        levels = 6 if how.quick else 12
         return convergence(
-            system(kind, gamma, levels),
+            system(kind, gamma, 6, **_ROUGH_REFERENCE) if how.quick else system(kind, gamma, 12),
             methods,
             quick if how.quick else errors,
             seeds=10,
@@ -103,7 +103,9 @@ def _rate(
 
 def _equal_cost(differences: str) -> Callable[[How], Result]:
     def run(how: How) -> Result:
-        problem = system("additive", 3.0, 5 if how.quick else 7, differences=differences, seed=how.seed)
+        options: dict[str, Any] = _ROUGH_REFERENCE if how.quick else {}
+        levels = 4 if how.quick else 7
+        problem = system("additive", 3.0, levels, differences=differences, seed=how.seed, **options)
         steps, seeds = (128, 25) if how.quick else (2048, 240)
         return equal_cost(
             problem, share=16.0 if how.quick else 64.0, steps=steps, seeds=seeds, samples=4, seed=how.seed
@@ -114,7 +116,7 @@ def _equal_cost(differences: str) -> Callable[[How], Result]:
 
 def _wall_clock(how: How) -> Result:
     """Levels that truly do ``2^(gamma k)`` work: prices are seconds."""
-    problem = system("ode", 3.0, 4 if how.quick else 6, work="real", features=32)
+    problem = system("ode", 3.0, 4 if how.quick else 6, work="real", features=16)
     return convergence(
         problem,
         [plain(), _PAPER, *_SPREAD],
@@ -131,7 +133,7 @@ def _wall_clock(how: How) -> Result:
 
 def _useless_level(how: How) -> Result:
     """A level that costs eight times more than the one below it and is no better."""
-    good = system("ode", 3.0, 6)
+    good = system("ode", 3.0, 4 if how.quick else 6)
     drift = good.sde.drift
     costs = drift.required_costs("this study")
     levels = [*drift.levels[:3], drift.levels[2], *drift.levels[3:]]
@@ -154,16 +156,16 @@ def _few_levels(how: How) -> Result:
 
 def _below_threshold(how: How) -> Result:
     """A cheap ladder: accuracy costs less than Monte Carlo makes of it."""
-    return _small(system("ode", 0.8, 10), how)
+    return _small(system("ode", 0.8, 4 if how.quick else 10), how)
 
 
 def _loose(how: How) -> Result:
     """Errors so loose that a few steps of a cheap level reach them."""
-    return _small(system("ode", 3.0, 6), how)
+    return _small(system("ode", 3.0, 4 if how.quick else 6), how)
 
 
 def _small(problem: LadderProblem, how: How) -> Result:
-    errors = halvings(-1, 1) if how.quick else halvings(-2, 5, 1)
+    errors = halvings(-1, 2, 1) if how.quick else halvings(-2, 5, 1)
     return convergence(
         problem,
         [plain(), _PAPER, *_SPREAD],
@@ -185,7 +187,8 @@ def _charges(how: How) -> Result:
 
 def _learned_force(how: How) -> Result:
     """A force learned from points: gamma is measured, and the rules are compared where it is."""
-    problem = science.learned_force((16, 64, 256) if how.quick else (32, 128, 512, 2048), seed=how.seed)
+    points, fine = ((16, 64, 256), 500) if how.quick else ((32, 128, 512, 2048), 2000)
+    problem = science.learned_force(points, seed=how.seed, reference_steps=fine)
     gamma = diagnose(problem, seed=how.seed).gamma
     known = LadderProblem(problem.name, problem.sde, problem.start, problem.t_span, problem.reference, gamma)
     steps, seeds = (64, 10) if how.quick else (512, 100)
@@ -204,7 +207,7 @@ STUDIES = {
                 [plain(), _PAPER, *([_SPREAD[0], plain("heun"), stitching()] if gamma == 3.0 else [])],
                 _ERRORS,
                 8192,
-                halvings(0, 4),
+                halvings(0, 4, 1),
             ),
         )
         for kind in ("ode", "additive")
@@ -212,11 +215,11 @@ STUDIES = {
     },
     "multiplicative-3": Study(
         "gamma 3, multiplicative noise: strong order 1/2",
-        _rate("multiplicative", 3.0, [plain(), _PAPER], halvings(1, 6.5), 8192, halvings(1, 4)),
+        _rate("multiplicative", 3.0, [plain(), _PAPER], halvings(1, 6.5), 12_288, halvings(1, 4)),
     ),
     "smooth-1.5": Study(
         "gamma 1.5, smooth differences: coins spread in time move the threshold",
-        _rate("ode", 1.5, [plain(), _PAPER, *_SPREAD], _ERRORS, 8192, halvings(0, 4)),
+        _rate("ode", 1.5, [plain(), _PAPER, *_SPREAD], _ERRORS, 8192, halvings(0, 4, 1)),
     ),
     "equal-cost-smooth": Study("gamma 3, smooth differences: every rule at one price", _equal_cost("smooth")),
     "equal-cost-rough": Study("gamma 3, rough differences: every rule at one price", _equal_cost("rough")),

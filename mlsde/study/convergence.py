@@ -17,6 +17,7 @@ from mlsde import checks
 from mlsde.chunks import Chunks
 from mlsde.problems.ladder import LadderProblem
 from mlsde.sde import NoiseTerm
+from mlsde.solution import NonFiniteError
 from mlsde.study import prediction
 from mlsde.study.fits import Exponent, fit
 from mlsde.study.methods import Candidate, Method, candidates, multilevel, plain, round_numbers
@@ -207,9 +208,12 @@ def convergence(
         # the error model prices levels by their values
         if cost == "seconds" or problem.sde.drift.differences or not prediction.predictable(method):
             return None
-        constants = chunks.result(
-            f"pilot-{method.key}", lambda: prediction.as_dict(prediction.error_model(trials, method))
-        )
+        try:
+            constants = chunks.result(
+                f"pilot-{method.key}", lambda: prediction.as_dict(prediction.error_model(trials, method))
+            )
+        except NonFiniteError:  # the pilot's steps are too long for the problem
+            return None
         return prediction.frontier(prediction.from_dict(constants), method, targets, grid, power)
 
     search = Search(problem.sde.drift, measure, price, plain_runs=cost == "declared")
@@ -223,7 +227,7 @@ def convergence(
                 advance(method.name, len(search.trials))
             frontier = _frontier(method, found, search.trials, price, seed)
             frontiers.append(_with_theory(frontier, foreseen(method)))
-    settings["steps"] = grid
+    settings |= {"steps": grid, "noise": problem.sde.noise}
     return Convergence(
         problem.name, power, problem.strong_order, targets, tuple(frontiers), settings, len(search.trials)
     )

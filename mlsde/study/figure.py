@@ -53,7 +53,7 @@ def _draw(frontier: Frontier, study: Convergence, ax: Any, colour: str, marker: 
     label = frontier.method.name
     if np.isfinite(frontier.exponent.value):
         label += f": slope {frontier.exponent.value:.2f}"
-    limit = asymptotic_exponent(frontier.method, study.gamma, study.strong_order)
+    limit = asymptotic_exponent(frontier.method, study)
     if frontier.predicted_exponent is not None and limit is not None:
         label += f" (theory {frontier.predicted_exponent:.2f}, limit {limit:.3g})"
     elif limit is not None:

@@ -61,7 +61,8 @@ def plain(stepper: str = "euler") -> Method:
         ValueError: for another stepper.
     """
     checks.one_of("stepper", stepper, tuple(METHODS))
-    return Method("one level, Euler-Maruyama" if stepper == "euler" else f"one level, {stepper}", stepper=stepper)
+    names = {"euler": "Euler-Maruyama", "heun": "Heun", "milstein": "Milstein", "exponential": "exponential Euler"}
+    return Method(f"one level, {names[stepper]}", stepper=stepper)
 
 
 def stitching(stepper: str = "euler") -> Method:

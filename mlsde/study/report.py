@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from mlsde.study.convergence import Convergence, Frontier
 
 
-def asymptotic_exponent(method: Method, gamma: float, strong_order: float) -> float | None:
+def asymptotic_exponent(method: Method, study: Convergence) -> float | None:
     """Exponent that theory foresees for small errors; ``None`` where it makes no statement."""
     if method.stitched or method.stepper not in ("euler", "heun"):
         return None
-    order = 2.0 * strong_order if method.stepper == "heun" else strong_order
+    order = 2.0 if method.stepper == "heun" and study.settings["noise"] is None else study.strong_order
     if method.coins is None:
-        return theory.euler_exponent(gamma, order)
-    return theory.multilevel_exponent(gamma, method.order, order)
+        return theory.euler_exponent(study.gamma, order)
+    return theory.multilevel_exponent(study.gamma, method.order, order)
 
 
 def slopes_of(errors: tuple[float, ...], costs: tuple[float, ...], stride: int = 2) -> list[float]:
@@ -88,7 +88,7 @@ def _number(cost: float) -> str:
 
 def _exponent(frontier: Frontier, study: Convergence) -> str:
     fitted = frontier.exponent
-    limit = asymptotic_exponent(frontier.method, study.gamma, study.strong_order)
+    limit = asymptotic_exponent(frontier.method, study)
     shown = [f"  {frontier.method.name:32s} {fitted.value:.2f} [{fitted.interval[0]:.2f}, {fitted.interval[1]:.2f}]"]
     if frontier.predicted_exponent is not None:
         shown.append(f"theory on this range {frontier.predicted_exponent:.2f}")
@@ -112,7 +112,7 @@ def as_dict(study: Convergence) -> dict[str, Any]:
 
 def _method(frontier: Frontier, study: Convergence) -> dict[str, Any]:
     fitted = frontier.exponent
-    limit = asymptotic_exponent(frontier.method, study.gamma, study.strong_order)
+    limit = asymptotic_exponent(frontier.method, study)
     return {
         "name": frontier.method.name,
         "order": frontier.method.order,

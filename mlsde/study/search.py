@@ -115,15 +115,18 @@ class Search:
     def _foreseen(self, candidate: Candidate) -> float:
         """What the coins hardly get below, from candidates of as many levels and no more firings.
 
-        Their part of the squared error falls like ``firings^-s``, ``s`` the order that the method was given (half an
-        order more is allowed for), and hardly depends on the number of steps.
+        Their part of the squared error falls like ``firings^-s - steps^-s``, ``s`` the order that the method was given:
+        it vanishes where every level fires at every step. Half an order more is allowed for, and as much again near
+        that end, which the lower levels reach before the top one.
         """
-        order = candidate.method.order + 0.5
-        worst = 0.0
-        for steps, firings, square in self._coins.get((candidate.method, candidate.levels), []):
-            known = self._plain.get((candidate.method.stepper, candidate.levels, steps))
-            if firings <= candidate.setting and (known is not None or steps == candidate.steps):
-                floor = 0.0 if known is None else known**2
-                left = _COINS_KEPT if firings == candidate.setting else _COINS_LEFT
-                worst = max(worst, left * max(0.0, square - floor) * (firings / candidate.setting) ** order)
-        return worst
+        if candidate.sure:
+            return 0.0
+        order, steps, setting = candidate.method.order, candidate.steps, candidate.setting
+        part, worst = setting**-order - steps**-order, 0.0
+        for n, firings, square in self._coins.get((candidate.method, candidate.levels), []):
+            known = self._plain.get((candidate.method.stepper, candidate.levels, n))
+            if firings <= setting and (known is not None or n == steps):
+                coins = max(0.0, square - (0.0 if known is None else known**2))
+                fallen = min(1.0, part / (firings**-order - n**-order)) * (firings / setting) ** 0.5
+                worst = max(worst, (_COINS_KEPT if firings == setting else _COINS_LEFT) * coins * fallen)
+        return worst * part * setting**order
