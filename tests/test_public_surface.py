@@ -12,16 +12,25 @@ from pathlib import Path
 import pytest
 
 import mlsde
+import mlsde.study
 
 PACKAGE = Path(mlsde.__file__).parent
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages([str(PACKAGE)], "mlsde.") if "__main__" not in module.name
 )
 HEAVY = ["matplotlib", "sklearn", "scipy", "torchsde", "diffusers", "pandas", "PIL"]
+WIDGETS = ["tqdm.auto", "tqdm.autonotebook", "tqdm.notebook", "ipywidgets", "IPython"]
+SURFACES = [mlsde, mlsde.study]
+EXPORTED = [
+    pytest.param(getattr(module, name), name, id=f"{module.__name__}.{name}")
+    for module in SURFACES
+    for name in module.__all__
+]
 
 
-def test_importing_the_package_imports_nothing_heavy():
-    code = f"import sys, mlsde; print([name for name in {HEAVY} if name in sys.modules])"
+@pytest.mark.parametrize("module", [module.__name__ for module in SURFACES])
+def test_importing_the_package_imports_nothing_heavy(module):
+    code = f"import sys, {module}; print([name for name in {HEAVY + WIDGETS} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -37,9 +46,10 @@ def test_importing_the_package_does_no_work():
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_every_exported_name_is_there_and_listed_once():
-    assert len(set(mlsde.__all__)) == len(mlsde.__all__)
-    assert all(hasattr(mlsde, name) for name in mlsde.__all__)
+@pytest.mark.parametrize("module", SURFACES, ids=lambda module: module.__name__)
+def test_every_exported_name_is_there_and_listed_once(module):
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
 
 
 def parameters_of(thing):
@@ -52,9 +62,8 @@ def named(parameter, text):
     return re.search(rf"^\s+(\w+, )*{re.escape(parameter)}(, \w+)*: ", text, re.MULTILINE) is not None
 
 
-@pytest.mark.parametrize("name", mlsde.__all__)
-def test_every_exported_name_is_documented_with_all_its_parameters(name):
-    thing = getattr(mlsde, name)
+@pytest.mark.parametrize(("thing", "name"), EXPORTED)
+def test_every_exported_name_is_documented_with_all_its_parameters(thing, name):
     text = inspect.getdoc(thing)
     assert text
     assert not text.startswith(f"{name}("), "the docstring that a dataclass makes up"
@@ -68,9 +77,8 @@ def test_every_exported_name_is_documented_with_all_its_parameters(name):
     assert not missing or len(parameters_of(thing)) == 1, missing
 
 
-@pytest.mark.parametrize("name", mlsde.__all__)
-def test_every_public_method_is_documented(name):
-    thing = getattr(mlsde, name)
+@pytest.mark.parametrize(("thing", "name"), EXPORTED)
+def test_every_public_method_is_documented(thing, name):
     for attribute, value in vars(thing).items() if isinstance(thing, type) else ():
         function = getattr(value, "func", getattr(value, "fget", getattr(value, "__func__", value)))
         own = getattr(function, "__qualname__", "") == f"{name}.{attribute}"

@@ -39,6 +39,7 @@ def test_the_plateau_is_dropped_before_the_slope_is_read_off():
     costs[3:] = [c * 33.0 / costs[3] for c in costs[3:]]
     found = fit(ERRORS, costs, draws(costs))
     assert found.used == tuple(ERRORS[2:])
+    assert found.interval == pytest.approx((found.value, found.value))  # of the same errors
     tail = fit(ERRORS[3:], costs[3:], draws(costs[3:]))
     assert tail.value == pytest.approx(3.0)
     assert 2.3 < found.value < 3.0  # from 11 to 33 is a slope of 1.58, above half of 3: it counts
@@ -84,9 +85,9 @@ def test_a_fit_needs_errors_over_a_factor_of_eight(factor, short):
 
 
 def test_three_halvings_are_enough_whatever_rounding_makes_of_them():
-    for scale in np.linspace(0.1, 1.0, 50).tolist():
-        errors = [scale * 2.0 ** (-i / 3) for i in range(10)]
-        assert not fit(errors, law(2.0, errors), draws(law(2.0, errors), count=3)).short
+    every = [[2.0 ** -(start + i) for i in (0, 1, 2, 3)] for start in np.linspace(0.0, 5.0, 101).tolist()]
+    assert any(errors[0] / errors[-1] < 8 for errors in every)
+    assert not any(fit(errors, law(2.0, errors), draws(law(2.0, errors), count=2)).short for errors in every)
 
 
 def test_errors_on_the_plateau_do_not_make_a_range_longer():

@@ -155,7 +155,7 @@ def test_a_sure_candidate_solves_bit_for_bit_like_the_plain_run(method, share, d
     assert not torch.equal(one.run(less, GAMMA, share).y1, b.y1)
 
 
-@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0), (-3.0, 4.0)], ids=["forwards", "backwards", "elsewhere"])
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.3), (0.1, 0.7)], ids=["forwards", "backwards", "elsewhere"])
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.875])
 def test_stitched_levels_are_those_of_a_count_of_steps(span, share):
     for n in range(8, 40):

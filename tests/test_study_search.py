@@ -90,7 +90,7 @@ def cost(found):
 
 WORLDS = [
     {"gamma": gamma, "order": method.order, "strong_order": r, "method": method, "step_error": c, "coins_error": a}
-    for gamma, c, a in ((1.5, 0.3, 10.0), (2.5, 2.0, 1.0), (4.0, 2.0, 10.0))
+    for gamma, c, a in ((1.2, 0.3, 1.0), (1.5, 10.0, 3.0), (2.5, 2.0, 1.0), (4.0, 2.0, 10.0))
     for r in (1.0, 0.5)
     for method in (PAPER, SPREAD, HOLD)
 ]
@@ -110,7 +110,7 @@ def test_the_search_finds_the_least_cost_of_all_candidates_from_far_fewer_trials
             assert cost(found) == pytest.approx(world.least(every, target), rel=1e-12), target
             assert found.candidate is None or world.error(found.candidate) <= target
     assert max(world.tried.values()) == 1
-    assert sum(c.method == world.method for c in world.tried) < 0.2 * len(world.coins)
+    assert sum(c.method == world.method for c in world.tried) < 0.25 * len(world.coins)
 
 
 def test_targets_may_come_in_any_order():
@@ -184,7 +184,7 @@ EAGER = [{"_COINS_LEFT": 3.0}, {"_COINS_KEPT": 10.0}, {"_FLOOR_SLACK": 0.5}]
 
 @pytest.mark.parametrize("change", EAGER, ids=lambda change: next(iter(change)))
 def test_a_search_that_leaves_out_too_much_misses_the_least_cost(change, monkeypatch):
-    some = WORLDS[6:9]
+    some = [options for options in WORLDS if (options["gamma"], options["strong_order"]) == (2.5, 1.0)]
     assert sum(missed(options, {}, monkeypatch) for options in some) == 0
     assert sum(missed(options, change, monkeypatch) for options in some) > 3
 

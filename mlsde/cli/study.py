@@ -60,10 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.page is not None:
             return _renew(Path(arguments.page), Path(arguments.folder))
         return _own(arguments) if arguments.problem is not None else _named(arguments)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, mlsde.NonFiniteError) as error:
         if not _ours(error):
             raise
-        print("\n".join([f"mlsde study: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        print(f"mlsde study: {error}", file=sys.stderr)
         return 2
 
 
@@ -105,7 +105,8 @@ def _named(arguments: argparse.Namespace) -> int:
         _show(result, str(json_file), str(picture or root / f"{kind}.png"))
         seconds = time.perf_counter() - begin
         print(f"{name} took {seconds:.0f} s\n")
-        _record(root / "environment" / f"{kind}.json", kind, seconds)
+        words = [name, *(["--quick"] if arguments.quick else []), *([f"--seed {how.seed}"] if how.seed else [])]
+        _record(root / "environment" / f"{kind}.json", " ".join(words), seconds)
     if arguments.picture is not None and len(names) > 1:
         print(f"picture of all: {_panels(panels, arguments.picture)}")
     return 0
@@ -231,7 +232,7 @@ def load_problem(where: str) -> Any:
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name not in (module, module.partition(".")[0]):
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ValueError(f"--problem={where!r}: there is no module {module!r} here or installed.") from None
     if not hasattr(found, name):
@@ -272,7 +273,7 @@ def _show(result: Any, json_file: str, picture: str) -> None:
     print(f"\nnumbers: {json_file}\npicture: {result.figure(picture)}")
 
 
-def _record(file: Path, name: str, seconds: float) -> None:
+def _record(file: Path, words: str, seconds: float) -> None:
     """Note where and when a study was run, beside its numbers, which are the same wherever that was."""
     # a file per study, because several may run at once
-    write_json(str(file), {**environment(), "command": f"mlsde study {name}", "seconds": round(seconds)})
+    write_json(str(file), {**environment(), "command": f"mlsde study {words}", "seconds": round(seconds)})

@@ -39,7 +39,7 @@ class LadderProblem:
         name: what to call it in tables.
         sde: the equation; its ladder has ``costs``.
         start: ``start(samples, seed)`` returns initial states, shape ``(samples, ...)``; or a tensor of such states,
-            whose rows are repeated as often as needed.
+            of which each seed takes the next rows, from the start again when they are used up.
         t_span: ``(t0, t1)``.
         reference: ``reference(y0, path)`` returns the solution at ``t1`` from ``y0`` on a Brownian path (``None`` for
             an ODE), shape of ``y0``: what errors are measured against. ``None`` runs the top level with a fine step.
@@ -85,7 +85,7 @@ class LadderProblem:
         """Initial states of a batch, shape ``(samples, ...)``; the same for the same arguments."""
         checks.positive_integer("samples", samples)
         if isinstance(self.start, Tensor):
-            rows = torch.arange(samples, device=self.start.device) % len(self.start)
+            rows = (checks.one_seed(seed) * samples + torch.arange(samples, device=self.start.device)) % len(self.start)
             return self.start[rows].clone()
         y0 = checks.state("what start returned", self.start(samples, seed))
         if len(y0) != samples:

@@ -70,6 +70,9 @@ def stitching(stepper: str = "euler") -> Method:
 
     The idea of T-Stitch (Z. Pan et al., arXiv 2402.14167).
 
+    Args:
+        stepper: as of :func:`plain`.
+
     Raises:
         ValueError: for a stepper that is not known.
     """
@@ -95,7 +98,10 @@ def multilevel(coins: str, correction: str, *, order: float | None = None, stepp
     Multilevel(
         PowerLaw(1.0), checks.one_of("coins", coins, COINS), checks.one_of("correction", correction, CORRECTIONS)
     )
-    checks.one_of("stepper", stepper, tuple(METHODS))
+    if checks.one_of("stepper", stepper, tuple(METHODS)) == "heun" and correction in ("impulse", "control"):
+        raise ValueError(
+            f"stepper='heun' loses its order to the impulses of correction={correction!r}; use 'hold' or 'extrapolate'."
+        )
     chance = coins in ("independent", "nested") and correction in ("impulse", "control")
     usual = 1.0 if chance else 2.0
     s = usual if order is None else checks.positive_number("order", order)
