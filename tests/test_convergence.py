@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import mlsde
 from mlsde import study
 from mlsde.problems import analytic
 from mlsde.problems.ladder import LadderProblem
+from mlsde.study.convergence import _resampled
 from mlsde.study.methods import Candidate
-from mlsde.study.trials import Trials
+from mlsde.study.trials import Trial, Trials
 
 F64 = torch.float64
 PAPER = study.multilevel("independent", "impulse")
@@ -83,6 +85,18 @@ def test_the_interval_of_a_price_holds_it(done):
             assert low <= cost * (1 + 1e-9)
 
 
+def test_the_seeds_are_drawn_anew_by_chance_that_the_first_seed_settles():
+    """400 draws of the cheapest of three trials whose medians depend on the draw."""
+    rng = np.random.default_rng(0)
+    trials = [Trial(tuple(rng.exponential(size=9)), cost, 0.0) for cost in (1.0, 2.0, 3.0)]
+    draws, again, other = (_resampled(trials, [0.9, 0.6], lambda trial: trial.cost, seed) for seed in (5, 5, 6))
+    assert draws.shape == (400, 2)
+    assert set(draws.ravel().tolist()) == {1.0, 2.0, 3.0, math.inf}
+    assert (draws[:, 0] <= draws[:, 1]).all()
+    assert np.array_equal(draws, again)
+    assert not np.array_equal(draws, other)
+
+
 @pytest.mark.parametrize("method", [PAPER, HOLD], ids=lambda method: method.name)
 def test_a_rule_of_coins_is_not_dearer_than_the_plain_method_which_is_among_its_settings(done, method):
     for ours, plain in zip(done[method.name].costs, done[PLAIN.name].costs, strict=True):
@@ -105,6 +119,18 @@ def test_ratios_rows_and_prices_are_looked_up_by_name_and_error(done):
         done["hold"]
     with pytest.raises(KeyError, match=r"0.3 is none of the errors \[1.5, 1.0, 0.5, 0.25, 1e-07\]"):
         plain.cost_at(0.3)
+
+
+def test_a_ratio_is_that_at_the_tightest_error_which_both_reach(done):
+    first, second = done.frontiers[:2]
+    made = replace(
+        done,
+        frontiers=(
+            replace(first, costs=(6.0, 8.0, 9.0, math.inf, math.inf)),
+            replace(second, costs=(3.0, 4.0, math.inf, 1.0, math.inf)),
+        ),
+    )
+    assert made.ratio(first.method.name, second.method.name) == 2.0
 
 
 def test_a_ratio_of_methods_that_reach_no_common_error_is_not_a_number():

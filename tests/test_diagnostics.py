@@ -105,6 +105,12 @@ def test_errors_that_do_not_fall_have_an_infinite_gamma(sizes):
     assert "gamma inf" in repr(found)
 
 
+def test_a_slope_of_rounding_is_none():
+    costs = np.array([2.0, 4.0])
+    found = [price_exponent(costs, np.full(2, size))[0] for size in np.random.default_rng(0).uniform(size=100)]
+    assert found == [math.inf] * 100
+
+
 def test_an_interval_that_reaches_errors_that_do_not_fall_is_open():
     gamma, (low, high) = price_exponent(np.array([1.0, 4.0, 16.0]), np.array([1.0, 0.3, 0.4]))
     assert 0 < low < gamma < high == math.inf
@@ -191,6 +197,7 @@ FINE = {
         [1.0, 8.0, 64.0, 512.0],
         start=torch.randn(50, 4, generator=torch.Generator().manual_seed(0)),
     ),
+    "one part in two thousand": lambda: problem([constant(1.0), lambda t, y: 0 * y + 2.0 + 5e-4 * (len(y) > 99)], TWO),
     "a network switched to evaluation": lambda: problem(
         [constant(1.0), lambda t, y: torch.nn.Dropout().eval()(y)], TWO
     ),
@@ -212,7 +219,7 @@ def test_each_fault_of_a_ladder_has_its_warning_and_no_other(make, expected):
 def test_a_sound_ladder_has_none(make):
     found = diagnose(make(), steps=4)
     assert found.warnings == ()
-    assert max(found.repeats) < 1e-4
+    assert max(found.repeats) < 1e-3
 
 
 def changing(t, y):

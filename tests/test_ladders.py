@@ -195,6 +195,8 @@ def test_initial_states_are_scattered_about_the_problems_own(problem):
 
 
 def test_states_of_a_tensor_are_repeated_as_copies():
+    assert torch.equal(PENDULUM.initial(1, seed=0), torch.tensor([[1.0]]))
+    assert torch.equal(PENDULUM.initial(1, seed=1), torch.tensor([[2.0]]))  # the next rows
     y0 = PENDULUM.initial(5)
     assert y0.flatten().tolist() == [1.0, 2.0, 1.0, 2.0, 1.0]
     y0.zero_()

@@ -124,9 +124,10 @@ def test_where_the_top_level_is_the_limit_its_bias_is_nothing():
 
 
 def test_a_level_that_happens_to_be_nearer_than_the_top_one_keeps_the_top_ones_bias():
-    found = prediction._biases([1.0, 0.25, 0.001, 0.0625, 0.0], limit=True)
-    assert (found >= found[-1]).all()
-    assert np.isfinite(found).all()
+    """Of five levels the last but one: its distance from the top one is less than the top one's bias would be."""
+    top = 0.2 / 17
+    found = prediction._biases([1.0, 0.25, 0.2, 0.001, 0.0], limit=True)
+    np.testing.assert_allclose(found**2, [1 - top, 0.25 - top, 0.2 - top, top, top], rtol=1e-12)
 
 
 def shifted(shifts, rate=-1.0):
@@ -144,6 +145,20 @@ def test_biases_and_step_error_of_a_linear_ode_are_the_closed_forms():
     assert model.level_errors.tolist() == [0.0, 0.0, 0.0]
     assert model.costs.tolist() == [1.0, 8.0, 64.0]
     assert (model.strong_order, model.order) == (1.0, 1.0)
+
+
+def test_the_bias_of_the_top_level_is_no_part_of_the_step_error():
+    """Four levels that are shifted by ``2^-k``, each along an axis of its own, and a limit that moves along a fifth."""
+    steps, axes = 40, torch.eye(5, dtype=F64)
+    levels = [lambda t, y, k=k: -y + 2.0**-k * axes[k] for k in range(1, 5)]
+    drift = mlsde.DriftHierarchy(levels, [8.0**k for k in range(4)])
+    problem = LadderProblem(
+        "on axes", mlsde.SDE(drift), axes[:1], reference=lambda y0, path: y0 * math.exp(-1.0), gamma=3.0
+    )
+    model = prediction.error_model(Trials(problem, 3.0, 2, 3, 0, "sample", 512), study.plain(), steps)
+    kept = (1 - 1 / steps) ** steps
+    np.testing.assert_allclose(model.biases, 2.0 ** -np.arange(1.0, 5) * (1 - kept), rtol=1e-10)
+    assert model.step_error == pytest.approx(abs(kept - math.exp(-1.0)) * steps)
 
 
 def test_the_step_error_of_multiplicative_noise_is_scaled_by_the_root_of_the_steps():
@@ -198,10 +213,12 @@ def thinned(problem, method, k, steps=64, samples=3000):
     return prediction._by_thinning(batch, method, top, steps, k)
 
 
-def test_thinning_agrees_with_the_formula_for_independent_coins():
+@pytest.mark.parametrize("share", [1 / 8, 1 / 2])
+def test_thinning_agrees_with_the_formula_for_independent_coins_however_thin(share, monkeypatch):
     """The squared error of a sum of 64 coins has a deviation of at most 1.6 times its mean, so that 5 deviations of a
     mean over 3000 are 0.15 of it: a false alarm in 1.7 million for each of two. A rule of order 2 is far off.
     """
+    monkeypatch.setattr(prediction, "_THINNED", share)
     problem = problem_of(shifted([0.0, 0.8, 1.0]), diffusion=0.6)
     formula = prediction._by_formula(batch_of(problem), 64)
     wrong = study.multilevel("independent", "impulse", order=2.0)

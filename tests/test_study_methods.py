@@ -215,11 +215,17 @@ def test_periodic_impulses_are_never_refused_for_a_level_that_stays_silent(order
 
 def test_names_and_keys_are_unique_and_serve_as_file_names():
     orders = [multilevel(*pair, order=order) for pair in RULES for order in (0.5, 3.0, 4.0)]
-    heun = [multilevel(*pair, stepper="heun") for pair in RULES]
+    heun = [multilevel(*pair, stepper="heun") for pair in RULES if pair[1] in ("hold", "extrapolate")]
     every = [*map(plain, METHODS), *map(stitching, METHODS), *MULTILEVEL, *orders, *heun]
     assert len({method.key for method in every}) == len({method.name for method in every}) == len(every)
     keys = [Candidate(method, 12, 98304, 0.375, 0.0).key for method in every]
     assert all(re.fullmatch(r"[A-Za-z0-9._+=-]{1,120}", key) for key in keys)
+
+
+@pytest.mark.parametrize("correction", ["impulse", "control"])
+def test_impulses_inside_heun_are_refused_before_a_study_begins(correction):
+    with pytest.raises(ValueError, match=f"correction='{correction}'; use 'hold'"):
+        multilevel("independent", correction, stepper="heun")
 
 
 def test_keys_are_those_under_which_trials_have_been_kept():

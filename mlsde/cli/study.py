@@ -92,10 +92,8 @@ def _named(arguments: argparse.Namespace) -> int:
     root = Path(arguments.folder)
     panels = []
     for name in names:
-        kind = f"{name}-quick" if arguments.quick else name
-        trials = Path(arguments.trials or root / "trials") / (
-            kind if arguments.seed == 0 else f"{kind}-seed{arguments.seed}"
-        )
+        kind = name + ("-quick" if arguments.quick else "") + (f"-seed{arguments.seed}" if arguments.seed else "")
+        trials = Path(arguments.trials or root / "trials") / kind
         how = How(arguments.quick, trials, sys.stderr.isatty(), arguments.seed)
         begin = time.perf_counter()
         result = STUDIES[name].run(how)

@@ -45,10 +45,6 @@ class How:
     progress: bool = False
     seed: int = 0
 
-    def within(self, part: str) -> Path | None:
-        """Folder of one part of a study."""
-        return None if self.folder is None else self.folder / part
-
 
 @dataclass(frozen=True)
 class Study:
