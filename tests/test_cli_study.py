@@ -109,10 +109,10 @@ def test_a_quick_named_study_writes_its_numbers_its_picture_its_trials_and_where
     out, err = capsys.readouterr()
     assert err == ""
     assert "least cost that reaches each error (seconds)" in out
-    assert json.loads((folder / "wall-clock-quick.json").read_text())["settings"]["seed"] == 3
-    assert (folder / "wall-clock-quick.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "wall-clock-quick-seed3.json").read_text())["settings"]["seed"] == 3
+    assert (folder / "wall-clock-quick-seed3.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((folder / "trials" / "wall-clock-quick-seed3").glob("*.json"))) > 10
-    ran = json.loads((folder / "environment" / "wall-clock-quick.json").read_text())
+    ran = json.loads((folder / "environment" / "wall-clock-quick-seed3.json").read_text())
     assert ran["command"] == "mlsde study wall-clock --quick --seed 3"
     assert ran["torch"] == torch.__version__
     assert {"date", "commit", "machine", "cores", "threads", "seconds"} <= set(ran)

@@ -9,6 +9,7 @@
 (1.0, 0.5)
 """
 
+from mlsde.study.catalogue import system
 from mlsde.study.comparison import Comparison, equal_cost
 from mlsde.study.convergence import Convergence, Frontier, convergence, default_methods
 from mlsde.study.diagnostics import Diagnosis, diagnose
@@ -30,4 +31,5 @@ __all__ = [
     "multilevel",
     "plain",
     "stitching",
+    "system",
 ]
