@@ -9,7 +9,6 @@
 (1.0, 0.5)
 """
 
-from mlsde.study.catalogue import system
 from mlsde.study.comparison import Comparison, equal_cost
 from mlsde.study.convergence import Convergence, Frontier, convergence, default_methods
 from mlsde.study.diagnostics import Diagnosis, diagnose
@@ -31,5 +30,4 @@ __all__ = [
     "multilevel",
     "plain",
     "stitching",
-    "system",
 ]
