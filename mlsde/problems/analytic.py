@@ -271,11 +271,11 @@ def noncommuting_system() -> Problem:
     return Problem("non-commuting system", sde, (1.0, -0.5), mean=mean, second_moment=second)
 
 
-_SHEARED_ROTATIONS = ((-0.5, 2.0, 1.0, 0.0), (-2.0, -0.5, 0.0, 1.0), (0.0, 0.0, -1.0, 1.5), (0.0, 0.0, -1.5, -1.0))
+SHEARED_ROTATIONS = ((-0.5, 2.0, 1.0, 0.0), (-2.0, -0.5, 0.0, 1.0), (0.0, 0.0, -1.0, 1.5), (0.0, 0.0, -1.5, -1.0))
 
 
 def linear_ode(
-    matrix: Sequence[Sequence[float]] = _SHEARED_ROTATIONS, y0: Sequence[float] = (1.0, 0.0, 1.0, -1.0)
+    matrix: Sequence[Sequence[float]] = SHEARED_ROTATIONS, y0: Sequence[float] = (1.0, 0.0, 1.0, -1.0)
 ) -> Problem:
     """``y' = A y``, an ODE; ``y = exp(A t) y0``.
 
@@ -305,7 +305,7 @@ def linear_ode(
 
 
 def linear_system(
-    matrix: Sequence[Sequence[float]] = _SHEARED_ROTATIONS,
+    matrix: Sequence[Sequence[float]] = SHEARED_ROTATIONS,
     y0: Sequence[float] = (1.0, 0.0, 1.0, -1.0),
     volatility: float = 0.5,
 ) -> Problem:

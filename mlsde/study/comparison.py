@@ -18,7 +18,7 @@ from mlsde.multilevel import Multilevel
 from mlsde.probabilities import PowerLaw
 from mlsde.problems.ladder import LadderProblem
 from mlsde.solution import NonFiniteError
-from mlsde.study.methods import Method, multilevel, stitched_levels
+from mlsde.study.methods import SWITCHES, Method, multilevel, stitched_levels
 from mlsde.study.trials import Trials
 
 _BOOTSTRAP = 1000
@@ -129,8 +129,9 @@ def equal_cost(
     """Compare rules, and their rivals, at the same expected cost.
 
     Every sample has its own coins. The probabilities of a rule are the power law of its order, scaled to the budget.
-    Rivals: the top level with fewer steps (Euler, and Heun where it applies), every other level with as many steps as
-    the budget pays for, and two neighbouring levels stitched in time, the best of the switch times in hindsight.
+    Rivals, with as many steps as the budget pays for: the top level by Euler-Maruyama and, where noise does not forbid
+    it, by Heun; the best of the lower levels by either; the best two neighbouring levels stitched in time. "Best" is
+    in hindsight, over levels and switch times. A rival whose steps are too long to stay finite is left out.
 
     Args:
         problem: the ladder; it knows its ``gamma``.
@@ -245,15 +246,22 @@ def _rivals(trials: Trials, budget: float) -> list[Row]:
             return None
         return Row(f"{name}, {n} steps", n * price * stages, None, _root(batch.errors(done.y1)), None)
 
-    found = [row("top level", costs[-1])]
+    euler = [row(f"level {k} alone", costs[k - 1], level=k) for k in range(1, top)]
+    heun = []
     if problem.strong_order == 1.0:
-        found.append(row("top level, Heun", costs[-1], 2, method="heun"))
-    alone = [row(f"level {k} alone", costs[k - 1], level=k) for k in range(1, top)]
-    best = min((one for one in alone if one is not None), key=lambda one: one.error, default=None)
-    found.append(best)
-    stitched = []
-    for share in (-0.875, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 0.875):
-        price = abs(share) * costs[top - 2] + (1.0 - abs(share)) * costs[-1]
-        stitched.append(row("two levels stitched", price, level=stitched_levels(top, share, problem.t_span)))
-    found.append(min((one for one in stitched if one is not None), key=lambda one: one.error, default=None))
+        heun = [row(f"level {k}, Heun", costs[k - 1], 2, level=k, method="heun") for k in range(1, top + 1)]
+    stitched = [
+        row(
+            f"levels {k - 1} and {k} stitched",
+            abs(share) * costs[k - 2] + (1.0 - abs(share)) * costs[k - 1],
+            level=stitched_levels(k, share, problem.t_span),
+        )
+        for k in range(2, top + 1)
+        for share in SWITCHES
+    ]
+    found = [row("top level", costs[-1]), *heun[-1:], *(_best(rows) for rows in (euler, heun[:-1], stitched))]
     return [one for one in found if one is not None]
+
+
+def _best(rows: Sequence[Row | None]) -> Row | None:
+    return min((row for row in rows if row is not None), key=lambda row: row.error, default=None)

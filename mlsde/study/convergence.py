@@ -27,6 +27,8 @@ from mlsde.theory import fitted_exponent
 
 COSTS = ("declared", "seconds")
 _BOOTSTRAP = 400
+_FEWEST_SEEN = 2.0
+"""Firings of the top level where a pattern of coins is shared: what fires less is missed by most of the patterns."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def convergence(
         most_steps: see ``steps``.
         gamma: exponent that shapes the probabilities; the problem's own by default.
         cost: ``"declared"``: prices are the ladder's costs, and every sample tosses its own coins. ``"seconds"``:
-            prices are the median wall-clock of a run of ``samples`` samples that share their coins.
+            prices are the median wall-clock of a run of ``samples`` samples that share their coins; the top level then
+            fires twice or more in the mean, because a median over a few patterns does not see what fires less.
         reference_steps: steps of the reference where the problem has none of its own; 10 times the most steps by
             default.
         folder: where trials are kept as they come, so that a killed study goes on where it stopped; ``None`` keeps
@@ -195,7 +198,8 @@ def convergence(
         "reference_steps": finest,
     }
     trials = Trials(problem, power, seeds, samples, seed, share, finest)
-    chunks = Chunks(folder, {**settings, "fingerprint": _fingerprint(problem, trials.batches[0].y0[:4])})
+    made_by = {"fingerprint": _fingerprint(problem, trials.batches[0].y0[:4]), "versions": _versions()}
+    chunks = Chunks(folder, {**settings, **made_by})
 
     def measure(candidate: Candidate) -> Trial:
         timed = cost == "seconds"
@@ -207,6 +211,8 @@ def convergence(
     def foreseen(method: Method) -> list[float] | None:
         # the error model prices levels by their values
         if cost == "seconds" or problem.sde.drift.differences or not prediction.predictable(method):
+            return None
+        if problem.reference is not None and len(problem.sde.drift) < prediction.FEWEST_LEVELS:
             return None
         try:
             constants = chunks.result(
@@ -221,6 +227,8 @@ def convergence(
     with _bar(progress, len(chosen) * len(targets)) as advance:
         for method in chosen:
             ladder = candidates(method, problem.sde.drift, problem.t_span, power, grid)
+            if cost == "seconds":
+                ladder = [one for one in ladder if one.method.coins is None or one.setting >= _FEWEST_SEEN]
             found = []
             for target in targets:
                 found.append(search.least(ladder, target))
@@ -277,6 +285,13 @@ def _resampled(
     picks = rng.integers(0, errors.shape[1], (_BOOTSTRAP, errors.shape[1]))
     medians = np.median(errors[:, picks], axis=-1)  # (trials, draws)
     return np.array([np.where(medians <= target, costs[:, None], math.inf).min(axis=0) for target in targets]).T
+
+
+def _versions() -> dict[str, str]:
+    """What trials were made with; those of another version are not mixed with them."""
+    from mlsde import __version__  # noqa: PLC0415, the package imports its modules before it has a version
+
+    return {"mlsde": __version__, "torch": torch.__version__}
 
 
 @torch.no_grad()

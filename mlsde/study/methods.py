@@ -15,6 +15,9 @@ from mlsde.plan import fixed_plan, multilevel_plan
 from mlsde.probabilities import Constant, PowerLaw
 from mlsde.steppers import METHODS
 
+SWITCHES = (-0.875, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 0.875)
+"""Share of the time that the cheaper of two stitched levels runs; negative if it runs last."""
+
 FEWEST_FIRINGS = 0.25
 """Of the top level, in the mean: with independent coins it may pay to see it in one run of four."""
 
@@ -226,7 +229,7 @@ def _stitched(
     method: Method, drift: DriftHierarchy, times: np.ndarray, t_span: tuple[float, float], stages: int
 ) -> list[Candidate]:
     made = []
-    for share in (-0.875, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 0.875):
+    for share in SWITCHES:
         if len(times) - 1 >= 1 / min(abs(share), 1 - abs(share)):
             open_cost = Candidate(method, len(drift), len(times) - 1, share, 0.0)
             plan = fixed_plan(chosen_level(open_cost, t_span), times, drift, stages=stages)

@@ -25,6 +25,10 @@ from mlsde.study.trials import Batch, Trials
 from mlsde.variances import level_variances
 
 PILOT_STEPS = 256
+
+FEWEST_LEVELS = 5
+"""Of a ladder whose limit is known: the bias of its top level is read off how those below it fall."""
+
 _THINNED = 1.0 / 8.0
 """Probability at which one level at a time fires, to see what its coins add."""
 

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 def asymptotic_exponent(method: Method, study: Convergence) -> float | None:
     """Exponent that theory foresees for small errors; ``None`` where it makes no statement."""
-    if method.stitched or method.stepper not in ("euler", "heun"):
+    if method.stitched or method.stepper == "exponential":
         return None
-    order = 2.0 if method.stepper == "heun" and study.settings["noise"] is None else study.strong_order
+    order = {"euler": study.strong_order, "heun": study.strong_order, "milstein": 1.0}[method.stepper]
+    if method.stepper == "heun" and study.settings["noise"] is None:
+        order = 2.0
     if method.coins is None:
         return theory.euler_exponent(study.gamma, order)
     return theory.multilevel_exponent(study.gamma, method.order, order)
@@ -106,6 +108,7 @@ def as_dict(study: Convergence) -> dict[str, Any]:
         "settings": study.settings,
         "trials": study.trials,
         "errors": list(study.errors),
+        "verdicts": _verdicts(study),
         "methods": [_method(frontier, study) for frontier in study.frontiers],
     }
 

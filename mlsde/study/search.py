@@ -12,6 +12,9 @@ from mlsde.study.trials import Trial
 _MARGIN = 1.5
 """Candidates up to this much dearer than the best are tried too, so that resampling the seeds has where to go."""
 
+_WIDE_MARGIN = 4.0
+"""The same for coins where prices are measured: the expected cost that orders them knows no price of a step."""
+
 _FLOOR_SLACK = 1.1
 """A candidate is left out if its error is foreseen to be this much too large: estimates have noise."""
 
@@ -68,7 +71,8 @@ class Search:
             if trial.error > target:
                 continue
             if best is None:
-                limit = _MARGIN * candidate.cost
+                declared = self._plain_runs or candidate.method.coins is None
+                limit = (_MARGIN if declared else _WIDE_MARGIN) * candidate.cost
             if best is None or self._price(trial) < self._price(self.trials[best]):
                 best = candidate
         return Found(target, best, None if best is None else self.trials[best])
