@@ -139,22 +139,31 @@ def direct(problem, name, **options):
 
 def test_every_rival_is_there_and_its_error_is_that_of_a_run_by_hand(smooth):
     problem, rivals = ladder(), {row.name: row for row in smooth.rows if row.ratio is None}
-    assert list(rivals)[:2] == ["top level, 8 steps", "top level, Heun, 4 steps"]
-    alone, stitched = list(rivals)[2:]
+    assert list(rivals)[:2] == ["top level, 8 steps", "level 3, Heun, 4 steps"]
+    alone, lower, stitched = list(rivals)[2:]
     assert rivals["top level, 8 steps"].error == pytest.approx(direct(problem, "top level, 8 steps"))
-    assert rivals["top level, Heun, 4 steps"].error == pytest.approx(direct(problem, "Heun, 4 steps", method="heun"))
+    assert rivals["level 3, Heun, 4 steps"].error == pytest.approx(direct(problem, "Heun, 4 steps", method="heun"))
     single = {k: direct(problem, f"level {k} alone, {steps} steps", level=k) for k, steps in ((1, 512), (2, 64))}
     best = min(single, key=single.get)
     assert alone == f"level {best} alone, {512 if best == 1 else 64} steps"
     assert rivals[alone].error == pytest.approx(single[best])
-    prices = {share: abs(share) * 8.0 + (1 - abs(share)) * 64.0 for share in (0.875, 0.75, 0.5, 0.25)}
-    switched = [
-        direct(problem, f"{int(512 / price)} steps", level=stitched_levels(3, sign * share, (0.0, 1.0)))
-        for share, price in prices.items()
+    heun = {k: direct(problem, f"{n} steps", level=k, method="heun") for k, n in ((1, 256), (2, 32))}
+    assert lower.startswith(f"level {min(heun, key=heun.get)}, Heun, ")
+    assert rivals[lower].error == pytest.approx(min(heun.values()))
+    costs = (1.0, 8.0, 64.0)
+    switched = {
+        (k, sign * share): direct(
+            problem,
+            f"{int(512 / (share * costs[k - 2] + (1 - share) * costs[k - 1]))} steps",
+            level=stitched_levels(k, sign * share, (0.0, 1.0)),
+        )
+        for k in (2, 3)
+        for share in (0.875, 0.75, 0.5, 0.25)
         for sign in (1, -1)
-    ]
-    assert stitched.startswith("two levels stitched, ")
-    assert rivals[stitched].error == pytest.approx(min(switched))
+    }
+    best_level = min(switched, key=switched.get)[0]
+    assert stitched.startswith(f"levels {best_level - 1} and {best_level} stitched, ")
+    assert rivals[stitched].error == pytest.approx(min(switched.values()))
     assert all(row.coins_error is None for row in rivals.values())
 
 

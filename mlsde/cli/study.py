@@ -31,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--levels", action="store_true", help="with --problem: look at its levels, and stop there")
     parser.add_argument("--errors", metavar="E,E,…", help="with --problem: errors sought")
     parser.add_argument("--methods", metavar="M,M,…", help="with --problem: e.g. plain,independent-impulse,stitching")
-    parser.add_argument("--seeds", type=int, default=10, help="with --problem: seeds (default 10)")
-    parser.add_argument("--samples", type=int, default=32, help="with --problem: samples per seed (default 32)")
-    parser.add_argument("--most-steps", type=int, default=1024, help="with --problem: most steps (default 1024)")
+    parser.add_argument("--seeds", type=int, help="with --problem: seeds (default 10)")
+    parser.add_argument("--samples", type=int, help="with --problem: samples per seed (default 32)")
+    parser.add_argument("--most-steps", type=int, help="with --problem: most steps (default 1024)")
     parser.add_argument("--gamma", type=float, help="with --problem: shapes the probabilities; measured by default")
-    parser.add_argument("--cost", default="declared", help="with --problem: declared (default) or seconds")
+    parser.add_argument("--cost", help="with --problem: declared (default) or seconds")
     parser.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
     parser.add_argument("--quick", action="store_true", help="a rough version of named studies, in seconds")
     parser.add_argument("--folder", default="out/study", metavar="DIR", help="where results go (default: out/study)")
@@ -45,6 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", metavar="FILE", help="draw one study, or several side by side, into FILE")
     parser.add_argument("--page", metavar="FILE", help="renew the tables of the page FILE from the results in --folder")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: never much worse)")
+
+
+_OWN: dict[str, Any] = {
+    "levels": False,
+    "errors": None,
+    "methods": None,
+    "seeds": 10,
+    "samples": 32,
+    "most_steps": 1024,
+    "gamma": None,
+}
+_OWN |= {"cost": "declared"}
+"""Options that go with ``--problem``, and what they are if they are not given."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,6 +91,11 @@ def _ours(error: Exception) -> bool:
 def _named(arguments: argparse.Namespace) -> int:
     from mlsde.study.catalogue import STUDIES, How  # noqa: PLC0415
 
+    given = [name for name in _OWN if getattr(arguments, name) not in (None, False)]
+    if given:
+        raise ValueError(
+            f"--{given[0].replace('_', '-')} goes with --problem: named studies have settings of their own."
+        )
     names = list(STUDIES) if arguments.names == ["all"] else arguments.names
     unknown = [name for name in names if name not in STUDIES]
     if not names or unknown:
@@ -164,10 +182,12 @@ def tables(folder: Path) -> dict[str, str]:
 
     whole = {name: read(name) for name in STUDIES}
     rates = [name for name in whole if re.fullmatch(r"(ode|additive|multiplicative|smooth)-[\d.]+", name)]
+    seconds = ["wall-clock", "wall-clock-declared"]
     return {
         "rates": page.rates({name: whole[name] for name in rates}),
         "slopes": page.slopes({name: whole[name] for name in rates}),
-        **{name: page.costs(whole[name]) for name in whole if name == "wall-clock" or name.startswith("no-gain")},
+        "seconds": page.rates({name: whole[name] for name in seconds}),
+        **{name: page.costs(whole[name]) for name in whole if name in seconds or name.startswith("no-gain")},
         **{name: page.comparison(whole[name]) for name in whole if "equal-cost" in name or name == "learned-force"},
         "charges": page.levels(whole["charges"]),
         "ran": page.ran({name: read(f"environment/{name}") for name in STUDIES}),
@@ -179,6 +199,12 @@ def _own(arguments: argparse.Namespace) -> int:
 
     if arguments.names:
         raise ValueError(f"NAME and --problem exclude each other, got {arguments.names} and {arguments.problem}.")
+    if arguments.quick or arguments.jobs != 1:
+        raise ValueError("--quick and --jobs are for named studies; choose --errors, --seeds and --samples instead.")
+    for option, usual in _OWN.items():
+        if getattr(arguments, option) is None:
+            setattr(arguments, option, usual)
+    checks.one_of("cost", arguments.cost, ("declared", "seconds"))
     problem = load_problem(arguments.problem)
     root = Path(arguments.folder)
     stem = re.sub(r"[^A-Za-z0-9_.-]", "-", arguments.problem)
@@ -188,11 +214,10 @@ def _own(arguments: argparse.Namespace) -> int:
     errors = [_number("--errors", word) for word in (arguments.errors or "").split(",") if word]
     methods = None if arguments.methods is None else [named_method(name) for name in arguments.methods.split(",")]
     diagnosis = diagnose(problem, seed=checks.one_seed(arguments.seed))
-    print(diagnosis, "\n")
     if arguments.levels:
-        write_json(str(json_file), diagnosis.as_dict())
-        print(f"picture: {diagnosis.figure(str(picture))}")
+        _show(diagnosis, str(json_file), str(picture))
         return 0
+    print(diagnosis, "\n")
     gamma = problem.gamma if arguments.gamma is None else arguments.gamma
     if gamma is None and not math.isfinite(diagnosis.gamma):
         raise ValueError(
@@ -268,7 +293,11 @@ def _number(name: str, word: str) -> float:
 def _show(result: Any, json_file: str, picture: str) -> None:
     print(result)
     write_json(json_file, result.as_dict())
-    print(f"\nnumbers: {json_file}\npicture: {result.figure(picture)}")
+    print(f"\nnumbers: {json_file}")
+    try:
+        print(f"picture: {result.figure(picture)}")
+    except ModuleNotFoundError as error:  # the numbers are what took the time
+        print(f"no picture: {error}")
 
 
 def _record(file: Path, words: str, seconds: float) -> None:

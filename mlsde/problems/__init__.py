@@ -7,6 +7,7 @@
 * ``ladder``: what a convergence study needs to know of an equation.
 """
 
+from mlsde.problems import analytic, ladder, linear, mixtures, science
 from mlsde.problems.ladder import LadderProblem, perturbed
 
-__all__ = ["LadderProblem", "perturbed"]
+__all__ = ["LadderProblem", "analytic", "ladder", "linear", "mixtures", "perturbed", "science"]

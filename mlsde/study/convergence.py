@@ -176,7 +176,10 @@ def convergence(
         2
     """
     if not isinstance(problem, LadderProblem):
-        raise TypeError(f"problem must be an mlsde.problems.LadderProblem, got {type(problem).__name__}.")
+        raise TypeError(
+            f"problem must be an mlsde.problems.LadderProblem, got {type(problem).__name__}; "
+            "an analytic problem makes one by .ladder(gamma, levels)."
+        )
     chosen = _methods(default_methods() if methods is None else methods)
     targets = _targets(errors)
     checks.one_of("cost", cost, COSTS)

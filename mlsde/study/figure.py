@@ -31,7 +31,7 @@ def draw_frontiers(study: Convergence, ax: Any) -> Any:
         ax.axis((study.errors[-1] / 2, study.errors[0] * 2, 1.0, 10.0))
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel("root mean square error")
+    ax.set_xlabel("root mean square error sought (median over seeds)")
     unit = "wall-clock [s]" if study.settings["cost"] == "seconds" else "cost per trajectory"
     ax.set_ylabel(unit)
     ax.invert_xaxis()
@@ -59,6 +59,14 @@ def _draw(frontier: Frontier, study: Convergence, ax: Any, colour: str, marker: 
     elif limit is not None:
         label += f" (limit {limit:.3g})"
     ax.errorbar(errors, costs, yerr=bars, color=colour, marker=marker, ms=4, lw=1.2, label=label)
+    left_out = ~np.isin(errors, frontier.exponent.used)
+    ax.plot(errors[left_out], costs[left_out], ls="", marker=marker, ms=4, mfc="white", color=colour)
+    beyond = ~np.isfinite(ends[:, 1])
+    ax.plot(errors[beyond], 1.4 * costs[beyond], ls="", marker=r"$\uparrow$", ms=6, color=colour)
+    if len(frontier.exponent.used) > 1:
+        used = np.array(frontier.exponent.used)
+        middle = np.exp(np.log(costs[~left_out]).mean()), np.exp(np.log(used).mean())
+        ax.plot(used, middle[0] * (used / middle[1]) ** -frontier.exponent.value, color=colour, lw=3.5, alpha=0.18)
     if frontier.predicted is not None:
         ax.plot(study.errors, frontier.predicted, color=colour, ls="--", lw=0.9, alpha=0.8)
 

@@ -29,7 +29,7 @@ def rates(studies: dict[str, Numbers]) -> str:
                     f"`{name}`" if i == 0 else "",
                     method["name"],
                     _span(fitted["errors"]),
-                    f"{_number(fitted['value'])} [{', '.join(_number(end) for end in fitted['interval'])}]",
+                    _exponent(fitted),
                     "-" if method["theory"] is None else _number(method["theory"]["exponent"]),
                     "-" if method["limit"] is None else f"{method['limit']:.3g}",
                     "" if i == 0 else _ratio(study, i),
@@ -60,7 +60,8 @@ def costs(study: Numbers) -> str:
     every = range(0, len(study["errors"]), 2 if len(study["errors"]) > 9 else 1)
     head = ["error", *(f"{study['errors'][i]:.3g}" for i in every)]
     rows = [[method["name"], *(_cost(method["costs"][i]) for i in every)] for method in study["methods"]]
-    return _table(head, rows)
+    first, *rest = study["verdicts"]
+    return _table(head, rows) + f"\n\n{first[0].upper()}{first[1:]} " + "; ".join(_words(line) for line in rest) + "."
 
 
 def comparison(study: Numbers) -> str:
@@ -103,6 +104,16 @@ def ran(environment: Numbers) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _words(line: str) -> str:
+    """A line of a verdict without the blanks that align it."""
+    return " ".join(line.split())
+
+
+def _exponent(fitted: Numbers) -> str:
+    shown = f"{_number(fitted['value'])} [{', '.join(_number(end) for end in fitted['interval'])}]"
+    return shown if fitted["verdict"].startswith("fitted") else f"{shown}, {fitted['verdict'].partition(':')[0]}"
 
 
 def _number(value: float | None) -> str:
