@@ -48,7 +48,7 @@ def gaussian_mixture(
         components: of the mixture.
         dimension: ``d``.
         families: numbers of nodes of the tree's generations before the last, increasing and below ``components``; an
-            empty sequence makes a cloud without structure, of which clusters know little.
+            empty sequence makes a cloud without structure, which clusters approximate badly.
         decay: of the spread from one generation to the next, above zero.
         width: standard deviation of a component before the scaling, above zero.
         churn: 0 for the probability-flow ODE, 1 for the reverse-time SDE; not negative.

@@ -191,7 +191,7 @@ def learned_force(
     ``dY = (-Y + F(Y)) dt + sqrt(2 temperature) dW`` with ``F = -grad U`` for a rugged potential ``U``: a draw, in
     random waves, of the process with Matérn covariance of smoothness ``smoothness + 1``. Level ``k`` interpolates
     ``F`` at the first ``points[k]`` of one set of configurations, drawn from the Gibbs law of the trap, component
-    by component with the Matérn kernel of the force's own smoothness: the most that a kernel can know of it. As the
+    by component with the Matérn kernel of the force's own smoothness: no kernel of this kind knows more of it. As the
     distance to the nearest of ``n`` points falls like ``n^(-1/d)``, its error falls like ``n^(-smoothness / d)``:
     ``gamma`` tends to ``dimension / smoothness``. With ``noise``, reference forces that are themselves estimates,
     no regression errs by less than ``n^(-smoothness / (2 smoothness + d))``, and ``gamma`` tends to

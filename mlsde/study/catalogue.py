@@ -115,11 +115,11 @@ def _real_work(cost: str) -> Callable[[How], Result]:
     """Levels that truly do ``2^(gamma k)`` work: prices are seconds, or declared for comparison."""
 
     def run(how: How) -> Result:
-        problem = system("ode", 3.0, 4 if how.quick else 6, work="real", features=16, seed=how.seed)
+        problem = system("ode", 3.0, 4 if how.quick else 5, work="real", features=16, seed=how.seed)
         return convergence(
             problem,
             [plain(), _PAPER, *_SPREAD, plain("heun")],
-            halvings(0, 2) if how.quick else halvings(-1, 6, 1),
+            halvings(0, 2) if how.quick else halvings(0, 5.5),
             seeds=3 if how.quick else 11,
             samples=2 if how.quick else 4,
             seed=how.seed,

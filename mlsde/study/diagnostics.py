@@ -43,7 +43,8 @@ class Diagnosis:
             ``V_k``: the consistency check. A level must be a function of ``(t, y)``, sample by sample.
         cost_exponent, decay_exponent: ``c_k ~ 2^(cost k)`` and ``sqrt(V_k) ~ 2^(-decay k)`` by least squares from the
             second level on.
-        gamma: exponent of the price of accuracy, ``sqrt(V_k) ~ c_k^(-1/gamma)``.
+        gamma: exponent of the price of accuracy, ``sqrt(V_k) ~ c_k^(-1/gamma)``. The difference of level ``k`` is about
+            the error of the level below it, so this is the exponent where prices grow by a constant factor.
         gamma_interval: its 95 % interval from the scatter of the levels; NaN with fewer than three differences.
         measured: ``V_k(t)`` itself.
         warnings: what is wrong with the ladder, in sentences.

@@ -23,7 +23,7 @@ def predicted_mse(
         variances: ``V_k(t_n) = E|f^k - f^(k-1)|^2`` at the steps, shape ``(N, K)``, or ``(K,)`` for all of them.
         probabilities: in (0, 1], shape ``(N, K)`` or ``(K,)``.
         sensitivity: ``w_n = |dY_N / dY_{n+1}|^2``, mean square growth of an error from the *end* of step ``n`` to
-            the end of the run, shape ``(N,)``; 1 by default.
+            the end of the run (in ``d`` dimensions ``|J|_F^2 / d``), shape ``(N,)``; 1 by default.
         coins: ``"independent"``. The error of nested coins has cross terms ``<D_j, D_k>``, which ``variances`` do not
             hold; that of others depends on their past.
 
