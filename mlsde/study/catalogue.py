@@ -222,7 +222,9 @@ STUDIES = {
     },
     "multiplicative-3": Study(
         "gamma 3, multiplicative noise: strong order 1/2",
-        _rate("multiplicative", 3.0, [plain(), _PAPER], halvings(1, 6.5), 12_288, halvings(1, 4, 1)),
+        _rate(
+            "multiplicative", 3.0, [plain(), _PAPER, plain("milstein")], halvings(0.5, 6.5), 12_288, halvings(1, 4, 1)
+        ),
     ),
     "smooth-1.5": Study(
         "gamma 1.5, smooth differences: coins spread in time move the threshold",
