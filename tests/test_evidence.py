@@ -24,6 +24,14 @@ def method(study, name):
     return next(one for one in study["methods"] if one["name"] == name)
 
 
+def test_with_multiplicative_noise_too():
+    study = recorded("multiplicative-3")
+    for who in (PLAIN, PAPER):
+        found = method(study, who)
+        assert abs(found["exponent"]["value"] - found["theory"]["exponent"]) <= 0.2
+    assert advantage(study, PAPER) > 50
+
+
 def advantage(study, name):
     """How many times cheaper than Euler-Maruyama's best at the tightest error."""
     return method(study, PLAIN)["costs"][-1] / method(study, name)["costs"][-1]
@@ -52,6 +60,38 @@ def test_fitted_exponents_are_within_a_fifth_of_what_theory_makes_of_the_same_er
 @pytest.mark.parametrize("name", [name for name in RATES if not name.endswith("2.5")])
 def test_at_the_tightest_error_the_papers_rule_is_ten_times_cheaper_than_the_best_of_euler_maruyama(name):
     assert advantage(recorded(name), PAPER) >= 10
+
+
+def dearer(study, name, than):
+    """How many times dearer one method is than another at the tightest error."""
+    return method(study, name)["costs"][-1] / method(study, than)["costs"][-1]
+
+
+HEUN, SYSTEMATIC = "one level, Heun", "systematic impulse"
+
+
+def test_what_the_page_says_of_heun_and_of_stitching_was_measured():
+    for name in ("ode-2.5", "ode-3", "ode-4"):
+        assert 0.5 < dearer(recorded(name), PAPER, HEUN) < 2
+    assert dearer(recorded("ode-3"), HEUN, SYSTEMATIC) > 10
+    assert dearer(recorded("additive-3"), HEUN, PAPER) > 4
+    assert dearer(recorded("additive-3"), HEUN, SYSTEMATIC) > 50
+    for name in ("ode-3", "additive-3"):
+        assert 1 < dearer(recorded(name), PLAIN, "two levels stitched in time") < 2
+
+
+def test_spread_coins_are_cheaper_than_the_papers_at_every_error_beyond_the_plateau_and_ever_more_so():
+    for name in ("ode-3", "additive-3", "smooth-1.5"):
+        paper, spread = (method(recorded(name), who)["costs"] for who in (PAPER, SYSTEMATIC))
+        ratios = [a / b for a, b in zip(paper, spread, strict=True)]
+        assert min(ratios[6:]) > 1
+        assert ratios[-1] > 1.5 * ratios[9] > 1.5 * ratios[6]
+
+
+def test_no_exponent_of_the_papers_rule_has_come_down_to_its_limit():
+    for name in RATES:
+        found = method(recorded(name), PAPER)
+        assert found["exponent"]["interval"][0] > found["limit"]
 
 
 def test_at_equal_cost_spread_coins_are_four_times_better_on_smooth_differences():

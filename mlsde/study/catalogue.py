@@ -228,7 +228,7 @@ STUDIES = {
     ),
     "smooth-1.5": Study(
         "gamma 1.5, smooth differences: coins spread in time move the threshold",
-        _rate("ode", 1.5, [plain(), _PAPER, *_SPREAD, plain("heun")], _ERRORS, 8192, halvings(0, 4, 1)),
+        _rate("ode", 1.5, [plain(), _PAPER, *_SPREAD, plain("heun")], halvings(0, 8), 8192, halvings(0, 4, 1)),
     ),
     "equal-cost-smooth": Study("gamma 3, smooth differences: every rule at one price", _equal_cost("smooth")),
     "equal-cost-rough": Study("gamma 3, rough differences: every rule at one price", _equal_cost("rough")),
