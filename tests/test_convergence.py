@@ -152,7 +152,7 @@ def test_what_is_out_of_reach_is_a_dash_in_the_table_and_null_in_json(done, tmp_
         assert method["intervals"][-1] == [None, None]
         assert (method["errors"][-1], method["settings"][-1]) == (None, None)
         assert all(error <= target for error, target in zip(method["errors"][:-1], ERRORS, strict=False))
-    assert [method["theory"] is None for method in whole["methods"]] == [False, False, False, True]
+    assert all(method["theory"] is None for method in whole["methods"])  # too few levels below a known limit
     assert whole["settings"]["steps"] == SMALL["steps"]
     assert whole["trials"] == done.trials
 
