@@ -15,6 +15,7 @@ import mlsde
 from mlsde import study
 from mlsde.problems import analytic
 from mlsde.problems.ladder import LadderProblem
+from mlsde.study import prediction
 
 ERRORS = [1.5, 0.8, 0.4]
 METHODS = [
@@ -48,7 +49,9 @@ def run(folder, fuse=None, errors=ERRORS, methods=METHODS, features_seed=0, **op
     drift = mlsde.DriftHierarchy([fuse(level) for level in made.sde.drift.levels], made.sde.drift.costs)
     problem = LadderProblem(made.name, made.sde.with_drift(drift), made.start, made.t_span, made.reference, 3.0)
     given = {"seeds": 3, "samples": 2, "steps": [2, 4, 8, 16], "folder": folder, **options}
-    return json.dumps(study.convergence(problem, methods, errors, **given).as_dict(), indent=2, allow_nan=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction, "FEWEST_LEVELS", 3)  # so that there is a pilot to interrupt too
+        return json.dumps(study.convergence(problem, methods, errors, **given).as_dict(), indent=2, allow_nan=False)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +196,7 @@ def test_what_a_study_writes_into_its_folder_says_what_it_is(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Fuse(200, stop))
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert {name: value for name, value in manifest.items() if name != "fingerprint"} == {
+    assert {name: value for name, value in manifest.items() if name not in ("fingerprint", "versions")} == {
         "problem": "linear system, gamma 3, smooth differences",
         "costs": [1.0, 8.0, 64.0],
         "gamma": 3.0,
@@ -203,6 +206,7 @@ def test_what_a_study_writes_into_its_folder_says_what_it_is(tmp_path):
         "cost": "declared",
         "reference_steps": 160,
     }
+    assert manifest["versions"] == {"mlsde": mlsde.__version__, "torch": torch.__version__}
     first = json.loads((tmp_path / "plain-euler-K1-n2-m0.json").read_text())
     assert set(first["result"]) == {"errors", "cost"}
     assert len(first["result"]["errors"]) == 3

@@ -100,8 +100,9 @@ def test_impulses_that_are_not_weighed_by_their_probabilities_gain_less_than_hal
 @pytest.mark.parametrize("name", ["no-gain-loose", "no-gain-cheap", "no-gain-pair", "no-gain-useless"])
 def test_where_it_does_not_pay_no_rule_is_cheaper_and_the_table_says_so(name):
     done = quick(name)
-    for frontier in done.frontiers[1:]:
-        assert done.ratio(PLAIN, frontier.method.name) == pytest.approx(1.0)
+    for frontier in done.frontiers:
+        if frontier.method.coins is not None:
+            assert done.ratio(PLAIN, frontier.method.name) == pytest.approx(1.0)
     assert "does not pay" in repr(done)
 
 
