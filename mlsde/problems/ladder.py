@@ -93,6 +93,16 @@ class LadderProblem:
         return y0
 
 
+def checked(problem: object) -> LadderProblem:
+    """Return ``problem`` if it is a :class:`LadderProblem`; ``TypeError`` with the mend otherwise."""
+    if not isinstance(problem, LadderProblem):
+        raise TypeError(
+            f"problem must be an mlsde.problems.LadderProblem, got {type(problem).__name__}. "
+            "An analytic problem makes one by .ladder(gamma, levels)."
+        )
+    return problem
+
+
 def scattered_start(y0: Tensor, spread: float, seed_offset: int = 0) -> Start:
     """Initial states around ``y0`` of shape ``(d,)``: each component times ``1 + spread * uniform(-1, 1)``."""
     spread = checks.non_negative_number("spread", spread)

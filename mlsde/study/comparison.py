@@ -16,6 +16,7 @@ from mlsde import checks
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import PowerLaw
+from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.solution import NonFiniteError
 from mlsde.study.methods import SWITCHES, Method, multilevel, stitched_levels
@@ -140,14 +141,13 @@ def equal_cost(
         steps: of the rules.
         seeds: number of seeds.
         samples: samples per seed.
-        seed: the first seed.
+        seed: of everything random; comparisons of two seeds have nothing in common.
         reference_steps: of the reference, where the problem has none.
 
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    if not isinstance(problem, LadderProblem):
-        raise TypeError(f"problem must be an mlsde.problems.LadderProblem, got {type(problem).__name__}.")
+    ladder.checked(problem)
     if problem.gamma is None:
         raise ValueError("problem must know its gamma; measure it with mlsde.study.diagnose(problem).gamma.")
     chosen = _rules(default_rules() if rules is None else rules)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlsde import checks
 from mlsde.chunks import Chunks
+from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.sde import NoiseTerm
 from mlsde.solution import NonFiniteError
@@ -149,7 +150,7 @@ def convergence(
         errors: errors sought.
         seeds: number of seeds, at least 2; fewer than 10 give rough intervals.
         samples: samples per seed.
-        seed: the first seed.
+        seed: of everything random; studies of two seeds have nothing in common.
         steps: numbers of steps to try; by default powers of two and the numbers halfway up to ``most_steps``.
         most_steps: see ``steps``.
         gamma: exponent that shapes the probabilities; the problem's own by default.
@@ -175,11 +176,7 @@ def convergence(
         >>> len(done["one level, Euler-Maruyama"].costs)
         2
     """
-    if not isinstance(problem, LadderProblem):
-        raise TypeError(
-            f"problem must be an mlsde.problems.LadderProblem, got {type(problem).__name__}; "
-            "an analytic problem makes one by .ladder(gamma, levels)."
-        )
+    ladder.checked(problem)
     chosen = _methods(default_methods() if methods is None else methods)
     targets = _targets(errors)
     checks.one_of("cost", cost, COSTS)
@@ -229,12 +226,12 @@ def convergence(
     frontiers = []
     with _bar(progress, len(chosen) * len(targets)) as advance:
         for method in chosen:
-            ladder = candidates(method, problem.sde.drift, problem.t_span, power, grid)
+            tried = candidates(method, problem.sde.drift, problem.t_span, power, grid)
             if cost == "seconds":
-                ladder = [one for one in ladder if one.method.coins is None or one.setting >= _FEWEST_SEEN]
+                tried = [one for one in tried if one.method.coins is None or one.setting >= _FEWEST_SEEN]
             found = []
             for target in targets:
-                found.append(search.least(ladder, target))
+                found.append(search.least(tried, target))
                 advance(method.name, len(search.trials))
             frontier = _frontier(method, found, search.trials, price, seed)
             frontiers.append(_with_theory(frontier, foreseen(method)))

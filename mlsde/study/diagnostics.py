@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.variances import LevelVariances, level_variances
 
@@ -113,8 +114,7 @@ def diagnose(
     Raises:
         TypeError, ValueError: for bad input, naming the argument; also if a level is not finite.
     """
-    if not isinstance(problem, LadderProblem):
-        raise TypeError(f"problem must be an mlsde.problems.LadderProblem, got {type(problem).__name__}.")
+    ladder.checked(problem)
     if checks.positive_integer("samples", samples) < 2:
         raise ValueError("samples must be at least 2, so that there is a variance, got 1.")
     y0 = problem.initial(samples, checks.one_seed(seed))
