@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import mlsde
+from mlsde.chunks import write_atomically
 
 
 def environment() -> dict[str, Any]:
@@ -44,11 +45,7 @@ def write_json(path: str | None, result: dict[str, Any]) -> None:
     """Write ``result`` to a file, whole or not at all; nothing if ``path`` is ``None``."""
     if path is None:
         return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(partial, target)
+    write_atomically(Path(path), json.dumps(result, indent=2) + "\n")
 
 
 def renewed(page: str, section: str, name: str = "numbers") -> str:

@@ -35,7 +35,7 @@ class Exponent:
 
     @property
     def short(self) -> bool:
-        """True if the range is too short to tell."""
+        """True if the exponent is not to be relied on: too few errors, too short a range, or too noisy seeds."""
         return not self.verdict.startswith("fitted")
 
 
