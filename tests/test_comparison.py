@@ -243,6 +243,11 @@ def test_a_rule_that_makes_no_error_has_an_infinite_ratio_and_null_in_json():
 
 NO_GAMMA = LadderProblem("no gamma", ladder().sde, ladder().start)
 BAD = {
+    "a share that pays for nothing": (
+        {"share": 1e6},
+        ValueError,
+        "share=1e+06 leaves too little for systematic hold",
+    ),
     "problem": ({"problem": NO_GAMMA.sde}, TypeError, "problem must be an mlsde.problems.LadderProblem, got SDE"),
     "gamma": ({"problem": NO_GAMMA}, ValueError, "problem must know its gamma; measure it with mlsde.study.diagnose"),
     "no rules": ({"rules": []}, ValueError, "rules must hold multilevel methods, made by study.multilevel(coins, cor"),
@@ -264,3 +269,8 @@ def test_bad_arguments_are_named(options, error, words):
     with pytest.raises(error) as caught:
         compare(**options)
     assert words in str(caught.value)
+
+
+def test_lower_levels_are_stitched_too_where_the_budget_pays_for_few_steps_of_the_top_one():
+    rows = [row for row in compare(share=32.0, seeds=2).rows if "stitched" in row.name]
+    assert [row.name.partition(" stitched")[0] for row in rows] == ["levels 1 and 2"]

@@ -322,3 +322,16 @@ def test_samples_of_a_seed_share_their_coins_where_prices_are_seconds_and_only_t
     shares.clear()
     small(methods=[PAPER], steps=[4])
     assert shares == {("sample", 9)}
+
+
+def test_where_coins_are_shared_and_timed_the_top_level_fires_twice_or_more_and_else_it_may_fire_less(tmp_path):
+    """A median over a few patterns would see neither the price nor the impulses of what fires less."""
+
+    def fewest(cost):
+        small(methods=[PAPER], errors=[1.5, 0.7], cost=cost, steps=[4, 8, 16], folder=tmp_path / cost)
+        return min(
+            float(file.stem.rpartition("-m")[2]) for file in (tmp_path / cost).glob("independent-impulse-*.json")
+        )
+
+    assert fewest("seconds") >= 2.0
+    assert fewest("declared") < 2.0

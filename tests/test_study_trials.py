@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import chain, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -266,3 +267,20 @@ def test_a_trial_survives_json_with_its_wall_clock_only_if_asked():
     assert Trial.from_dict(untimed) == Trial(trial.errors, 7.5, 0.0)
     assert trial.error == 1 / 3
     assert Trial((1.0, 3.0), 1.0, 0.0).error == 2.0
+
+
+def test_reference_and_noise_are_ready_before_the_clock_starts_and_the_plan_is_drawn_after(monkeypatch):
+    events = []
+    watched = [(Batch, "_found_reference"), (Batch, "noise")]
+    for owner, name in watched:
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, f=original, n=name: (events.append(n), f(*a))[1])
+    plan = mlsde.integrate.multilevel_plan
+    monkeypatch.setattr(mlsde.integrate, "multilevel_plan", lambda *a, **k: (events.append("plan"), plan(*a, **k))[1])
+    own = SimpleNamespace(perf_counter=lambda: (events.append("clock"), 0.0)[1])  # solve has a clock too
+    monkeypatch.setattr(trials, "time", own)
+    trials_of("batch", seeds=1).measure(CANDIDATES[3])
+    first = events.index("clock")
+    assert {"_found_reference", "noise"} <= set(events[:first])
+    assert "plan" in events[first:]
+    assert "plan" not in events[:first]

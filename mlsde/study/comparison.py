@@ -169,10 +169,17 @@ def equal_cost(
     for method in chosen:
         law = PowerLaw(problem.gamma, budget=budget, order=method.order)
         multi = Multilevel(law, method.coins or "", method.correction or "", "sample")
-        done = solve(
-            sde, batch.y0, problem.t_span, steps=steps, method=method.stepper, multilevel=multi,
-            seed=batch.seeds, brownian=noise,
-        )  # fmt: skip
+        try:
+            done = solve(
+                sde, batch.y0, problem.t_span, steps=steps, method=method.stepper, multilevel=multi,
+                seed=batch.seeds, brownian=noise,
+            )  # fmt: skip
+        except ValueError as error:
+            if not str(error).startswith("budget="):
+                raise
+            raise ValueError(
+                f"share={share:g} leaves too little for {method.name}, take a smaller one: {error}"
+            ) from None
         coins = groups((done.y1 - full.y1).double().flatten(1).square().sum(1))
         first = coins if first is None else first
         rows.append(
