@@ -8,6 +8,7 @@
 """
 
 from mlsde.brownian import BrownianPath, NoiseSampler
+from mlsde.calibration import Calibration, Recommendation, calibrate
 from mlsde.hierarchy import DriftHierarchy, from_numpy
 from mlsde.integrate import solve
 from mlsde.linear import LinearPart
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SDE",
     "BrownianPath",
+    "Calibration",
     "Constant",
     "DriftHierarchy",
     "LevelVariances",
@@ -33,8 +35,10 @@ __all__ = [
     "Optimal",
     "Plan",
     "PowerLaw",
+    "Recommendation",
     "Solution",
     "Stats",
+    "calibrate",
     "from_numpy",
     "level_variances",
     "solve",

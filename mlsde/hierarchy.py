@@ -104,8 +104,12 @@ class DriftHierarchy:
         when = torch.as_tensor(checks.finite_number("t", t), dtype=dtype, device=y.device)
         with torch.no_grad():
             costs = [_median_seconds(level, when, y, repeats) / y.shape[0] for level in self.levels]
+        return self.priced(costs)
+
+    def priced(self, costs: Sequence[float]) -> DriftHierarchy:
+        """The same ladder at other prices, one for each level."""
         new = object.__new__(type(self))
-        new._set(self.levels, tuple(costs), self.names, self.differences)
+        new._set(self.levels, _costs(costs, len(self)), self.names, self.differences)
         return new
 
     def required_costs(self, asker: str) -> tuple[float, ...]:

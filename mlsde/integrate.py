@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from mlsde.steppers import Equation, Step, Stepper, compatible
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from mlsde.calibration import Calibration, Recommendation
+
 Callback = Callable[[int, float, Tensor], Any]
 
 
@@ -38,8 +40,11 @@ def solve(
     steps: int | None = None,
     times: Sequence[float] | np.ndarray | Tensor | None = None,
     method: str = "euler",
-    multilevel: Multilevel | None = None,
+    multilevel: Multilevel | str | None = None,
     level: int | Callable[[float], int] | None = None,
+    budget: float | None = None,
+    tol: float | None = None,
+    calibration: Calibration | None = None,
     seed: int | Sequence[int] = 0,
     brownian: Brownian | None = None,
     save_at: Sequence[float] | np.ndarray | Tensor | str | None = None,
@@ -57,8 +62,16 @@ def solve(
         steps: number of equal steps.
         times: an explicit grid instead, strictly monotone.
         method: ``"euler"``, ``"milstein"``, ``"heun"`` or ``"exponential"``.
-        multilevel: how the ladder is used; ``None`` calls the top level (or ``level``) at every step.
+        multilevel: how the ladder is used; ``None`` calls the top level (or ``level``) at every step. ``"auto"``
+            leaves that to a pilot of at most a tenth of the run's price (:func:`mlsde.calibrate`): with ``budget`` the
+            least error, with ``tol`` the least cost, with neither what is as accurate as the top level on this grid,
+            for less.
         level: one level, 1 … K, or a function of ``t`` that chooses it (stitching).
+        budget: price per trajectory, the pilot included, with ``multilevel="auto"``; steps are then chosen too,
+            unless they are given.
+        tol: root mean square error per component at the end, against the exact solution of the top level; implies
+            ``"auto"``.
+        calibration: made by :func:`mlsde.calibrate`, in place of a pilot.
         seed: seed of noise and coins; one integer, or one per sample so that a batch can be split.
         brownian: a :class:`BrownianPath`, any ``bm(ta, tb)``, or :class:`NoiseSampler`; by default independent
             increments of this grid, which are the fastest but not the same path on another grid.
@@ -85,7 +98,17 @@ def solve(
         >>> solve(SDE(drift, diffusion=0.5), torch.zeros(8, 1), (0, 1), steps=100, multilevel=multilevel).success
         True
     """
-    run = _Run(sde, y0, checks.time_grid(t_span, steps, times), method, multilevel, level, seed, brownian)
+    pilot: _Pilot | None = None
+    if multilevel == "auto" or not (budget is None and tol is None and calibration is None):
+        pilot = _piloted(
+            sde, y0, t_span, steps=steps, times=times, method=method, multilevel=multilevel, level=level, budget=budget,
+            tol=tol, calibration=calibration, seed=seed,
+        )  # fmt: skip
+        chosen = pilot.recommendation
+        sde, multilevel, level, t_span, steps, times = (
+            chosen.sde, chosen.multilevel, chosen.level, None, None, chosen.times,
+        )  # fmt: skip
+    run = Run(sde, y0, checks.time_grid(t_span, steps, times), method, multilevel, level, seed, brownian, pilot)
     saver = Saver(save_at, run.times, y0)
     if callback is not None:
         checks.callable_as("callback", "callback(n, t, y)", callback)
@@ -93,7 +116,30 @@ def solve(
         return run.to_end(saver, callback, bar)
 
 
-class _Run:
+class _Pilot(NamedTuple):
+    """What a pilot recommends, and its price per trajectory."""
+
+    recommendation: Recommendation
+    cost: float
+
+
+def _piloted(sde: SDE, y0: Tensor, t_span: Any, *, multilevel: Any, level: Any, seed: Any, **options: Any) -> _Pilot:
+    """Have a pilot choose."""
+    from mlsde.calibration import auto  # noqa: PLC0415, a higher room, which only this call asks for
+
+    if multilevel not in ("auto", None):
+        given = next(name for name in ("budget", "tol", "calibration") if options[name] is not None)
+        raise ValueError(f'{given}= goes with multilevel="auto", got {multilevel!r}.')
+    if level is not None:
+        raise ValueError(f'level={level!r} was given with multilevel="auto", which chooses it; give one of the two.')
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
+    number = checks.seed_or_seeds(seed, checks.state("y0", y0).shape[0])
+    first = number if isinstance(number, int) else number[0]
+    return _Pilot(*auto.chosen(sde, y0, t_span, seed=first, **options))
+
+
+class Run:
     """One run: everything that is settled before the first step, and the loop."""
 
     def __init__(
@@ -102,20 +148,21 @@ class _Run:
         y0: Tensor,
         times: np.ndarray,
         method: str,
-        multilevel: Multilevel | None,
+        multilevel: Multilevel | str | None,
         level: int | Callable[[float], int] | None,
         seed: int | Sequence[int],
         brownian: Brownian | None,
+        pilot: _Pilot | None = None,
     ) -> None:
         if not isinstance(sde, SDE):
             raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
         if multilevel is not None and not isinstance(multilevel, Multilevel):
-            raise TypeError(f"multilevel must be an mlsde.Multilevel or None, got {type(multilevel).__name__}.")
+            raise TypeError(f'multilevel must be an mlsde.Multilevel, "auto" or None, got {multilevel!r}.')
         if multilevel is not None and level is not None:
             raise ValueError(f"level={level!r} was given with multilevel=; give one of the two.")
         if brownian is not None:
             checks.callable_as("brownian", "brownian(ta, tb)", brownian)
-        self.sde, self.method, self.times = sde, method, times
+        self.sde, self.method, self.times, self._pilot = sde, method, times, pilot
         self.y0 = checks.state("y0", y0)
         self.seed = checks.seed_or_seeds(seed, y0.shape[0])
         chosen = compatible(method, sde, multilevel)
@@ -148,7 +195,8 @@ class _Run:
         method = compatible(self.method, self.sde, None)
         return estimate, method.make(Equation(self.sde, estimate, self.noise))
 
-    def _steps(self, start: int, stop: int) -> list[Step]:
+    def steps(self, start: int, stop: int) -> list[Step]:
+        """Times and lengths of the steps ``start … stop - 1``."""
         grid = self.times[start : stop + 1]
         ts = torch.as_tensor(grid, dtype=self.dtype, device=self.y0.device).unbind(0)
         floats, lengths = grid.tolist(), np.diff(grid).tolist()
@@ -162,8 +210,8 @@ class _Run:
         n, stopped = 0, False
         while n < self.plan.steps and not stopped:
             before, y_before, memory_before = n, y, self._estimator.memory
-            for step in self._steps(n, min(n + BLOCK, self.plan.steps)):
-                y_next = self._stepper(n, step, y, self._increment(n))
+            for step in self.steps(n, min(n + BLOCK, self.plan.steps)):
+                y_next = self._stepper(n, step, y, self.increment(n))
                 saver.after(n, y, y_next)
                 y, n = y_next, n + 1
                 if bar is not None:
@@ -179,7 +227,8 @@ class _Run:
             message = f"stopped by the callback after {n} of {self.plan.steps} steps, at t={self.times[n]:g}."
         return self._solution(saver, begin, n == self.plan.steps, message)
 
-    def _increment(self, n: int) -> Tensor | None:
+    def increment(self, n: int) -> Tensor | None:
+        """Increment of the noise over step ``n``; ``None`` for an ODE."""
         return None if self._increments is None else self._increments.increment(n)
 
     def _shown(self, y: Tensor) -> Tensor:
@@ -224,8 +273,8 @@ class _Run:
         watched = _WatchedLevels(self.sde.drift.levels, self.y0.dtype)
         estimate, stepper = self._machinery(watched)
         estimate.memory = memory
-        for n, step in enumerate(self._steps(start, stop), start):
-            dw = self._increment(n)
+        for n, step in enumerate(self.steps(start, stop), start):
+            dw = self.increment(n)
             if dw is not None and not bool(torch.isfinite(dw).all()):
                 return n, "brownian"
             y_next = stepper(n, step, y, dw)
@@ -255,9 +304,12 @@ class _Run:
             cost=None if costs is None else sum(c * e for c, e in zip(costs, evaluations, strict=True)),
             full_cost=self.plan.full_cost,
             wall_seconds=time.perf_counter() - begin,
+            pilot_cost=None if self._pilot is None else self._pilot.cost,
         )
         ts, ys = saver.result()
-        return Solution(ts, ys, stats, self.seed, self.plan, self.method, success, message)
+        chosen = None if self._pilot is None else self._pilot.recommendation
+        error = None if chosen is None or not success else chosen.predicted_error
+        return Solution(ts, ys, stats, self.seed, self.plan, self.method, success, message, error, chosen)
 
 
 def _finite(value: Tensor) -> bool:

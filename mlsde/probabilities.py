@@ -5,14 +5,18 @@ Any function of time that returns one probability per level serves as well.
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from mlsde import checks
+from mlsde.chunks import write_atomically
 from mlsde.hierarchy import DriftHierarchy
 
 Price = Callable[[np.ndarray], float]
@@ -184,6 +188,129 @@ class Optimal:
                 raise ValueError(f"sensitivity must not be negative, got {w.min():g}.")
             weights = weights * w[:, None]
         return weights
+
+
+_KIND = "mlsde.Learned"
+"""What a file says that it holds."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Probabilities at knots in time, as :func:`mlsde.learn` finds them, or written by hand.
+
+    Between knots they are interpolated geometrically: ``log p`` is linear in time. Knots may run forwards or backwards,
+    and so may the grid that they are used on, which must not leave their span.
+
+    They are probabilities *per step*. On a grid with other steps they are the same numbers at the same times, so that
+    twice the steps cost twice as much, and their coins then add about half the mean squared error. To spend the same
+    give a ``budget``: ``min(1, scale * p)`` is then used, with the scale that meets it. Values of 1 stay 1 as long as
+    the budget pays for them. ``dataclasses.replace(learned, budget=...)`` sets another one.
+
+    Args:
+        times: the knots, strictly monotone, shape ``(J,)``; a single one holds at all times.
+        values: the probabilities there, in (0, 1], shape ``(J, K)``.
+        budget: expected cost per trajectory, in the units of ``costs``, to scale them to; ``None`` takes them as they
+            are.
+        history: of the learning, a pair for each iteration: the loss, and the expected cost of the table it was
+            measured with.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+
+    times: Sequence[float]
+    values: Sequence[Sequence[float]]
+    budget: float | None = None
+    history: Sequence[tuple[float, float]] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        times, values = checks.as_float64("times", self.times), checks.numbers("values", self.values)
+        if len(times) == 0 or not ((np.diff(times) > 0).all() or (np.diff(times) < 0).all()):
+            raise ValueError(f"times must hold knots that strictly increase or decrease, got {times.tolist()}.")
+        if values.ndim != 2 or len(values) != len(times) or values.shape[1] == 0:
+            raise ValueError(f"values has shape {values.shape}, expected ({len(times)}, K): a row for each knot.")
+        if not ((values > 0) & (values <= 1)).all():
+            wrong = values[~((values > 0) & (values <= 1))][0]
+            raise ValueError(f"values must be probabilities in (0, 1], got {wrong:g}.")
+        history = checks.numbers("history", self.history)
+        if history.size and (history.ndim != 2 or history.shape[1] != 2):
+            raise ValueError(f"history must hold pairs of a loss and a cost, got the shape {history.shape}.")
+        object.__setattr__(self, "times", tuple(times.tolist()))
+        object.__setattr__(self, "values", tuple(map(tuple, values.tolist())))
+        object.__setattr__(self, "history", tuple(map(tuple, history.tolist())))
+        if self.budget is not None:
+            object.__setattr__(self, "budget", checks.positive_number("budget", self.budget))
+
+    def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
+        """Return the probabilities at the start of each step, scaled to the budget if there is one.
+
+        Raises:
+            ValueError: for a ladder of another number of levels, a grid that leaves the knots' span, or a budget below
+                the least that the plan costs.
+        """
+        if len(self.values[0]) != len(drift):
+            raise ValueError(
+                f"values holds {len(self.values[0])} probabilities at each knot, but the ladder has {len(drift)} "
+                "levels; learn them for this ladder."
+            )
+        table = geometric(np.array(self.times), np.array(self.values), self._within(times))
+        if self.budget is None:
+            return table
+        drift.required_costs("Learned(budget=...)")
+        if price(np.ones_like(table)) <= self.budget:
+            return np.ones_like(table)
+        low, high = 1e-12, 1.0 / float(table.min())
+        kept = (table == 1.0) & (price(np.where(table == 1.0, 1.0, low * table)) <= self.budget)
+
+        def at(scale: float) -> np.ndarray:
+            return np.where(kept, 1.0, np.minimum(1.0, scale * table))
+
+        return at(_largest_scale(lambda scale: price(at(scale)), self.budget, low, high))
+
+    def _within(self, times: np.ndarray) -> np.ndarray:
+        """The starts of the steps; ``ValueError`` if the grid leaves the span of the knots."""
+        first, last = min(self.times), max(self.times)
+        slack = 1e-6 * (last - first)
+        if len(self.times) > 1 and not (first - slack <= times.min() and times.max() <= last + slack):
+            raise ValueError(
+                f"times of the knots run from {first:g} to {last:g}, but the solve from {times[0]:g} to {times[-1]:g}; "
+                "learn them for this span."
+            )
+        return times[:-1]
+
+    def save(self, file: str | os.PathLike[str]) -> str:
+        """Write them as JSON, whole or not at all; returns the file's name. Numbers come back bit for bit."""
+        write_atomically(Path(file), json.dumps({"kind": _KIND, **asdict(self)}, indent=1) + "\n")
+        return str(file)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str]) -> Learned:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is no such file, if it is damaged, or holds something else.
+        """
+        name = f"file={str(file)!r}"
+        try:
+            whole = json.loads(Path(file).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{name} does not exist; learned.save(file) writes one.") from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise ValueError(f"{name} is damaged or no JSON; save the probabilities again.") from None
+        if not isinstance(whole, dict) or whole.pop("kind", None) != _KIND:
+            raise ValueError(f"{name} holds something else; give a file that Learned.save wrote.")
+        try:
+            return cls(**whole)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} is damaged, {str(error).rstrip('.')}; save the probabilities again.") from None
+
+
+def geometric(knots: np.ndarray, values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Interpolate values above zero, shape ``(J, K)``, linearly in their logarithm; constant beyond the knots."""
+    order = np.argsort(knots)
+    logs = np.log(values[order])
+    columns = [np.interp(times, knots[order], logs[:, k]) for k in range(values.shape[1])]
+    return np.exp(np.stack(columns, axis=-1))
 
 
 def _largest_scale(price: Callable[[float], float], budget: float, low: float, high: float) -> float:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from mlsde.plan import Plan
+
+if TYPE_CHECKING:
+    from mlsde.calibration import Recommendation
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Stats:
         cost: cost paid per trajectory in the units of ``costs``; ``None`` without costs.
         full_cost: cost of the top level at every step, likewise.
         wall_seconds: wall-clock of the whole run.
+        pilot_cost: what the pilot cost per trajectory, besides ``cost``; ``None`` without one.
     """
 
     names: tuple[str, ...]
@@ -31,6 +35,7 @@ class Stats:
     cost: float | None
     full_cost: float | None
     wall_seconds: float
+    pilot_cost: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,9 @@ class Solution:
         method: the stepper.
         success: whether the run reached its end.
         message: a sentence on how it ended.
+        error: where a pilot chose: predicted root mean square error per component at the end, against the exact
+            solution of the top level; NaN if the run was too small for a pilot, else ``None``.
+        recommendation: what the pilot chose, and why.
     """
 
     ts: Tensor
@@ -56,6 +64,8 @@ class Solution:
     method: str
     success: bool
     message: str
+    error: float | None = None
+    recommendation: Recommendation | None = None
 
     @property
     def y1(self) -> Tensor:
@@ -65,7 +75,14 @@ class Solution:
         return self.ys[-1]
 
     def __repr__(self) -> str:
-        return "\n".join([f"Solution: {self.message}", *self._table(), *self._price()])
+        return "\n".join([f"Solution: {self.message}", *self._table(), *self._price(), *self._choice()])
+
+    def _choice(self) -> list[str]:
+        if self.recommendation is None:
+            return []
+        error = "no error predicted" if self.error is None else f"predicted error {self.error:.3g}"
+        pilot = f"pilot {self.stats.pilot_cost:.4g} per trajectory"
+        return [f"  chosen: {self.recommendation.describe()}; {error}; {pilot}"]
 
     def _table(self) -> list[str]:
         costs = self.plan.costs or (None,) * len(self.stats.names)

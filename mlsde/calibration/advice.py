@@ -1,0 +1,154 @@
+"""Sentences and tables: why a method was chosen, and what is wrong with a ladder, a wish or a pilot."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlsde.calibration import recommendation
+from mlsde.calibration.choice import Choice
+from mlsde.calibration.recording import Recording
+
+if TYPE_CHECKING:
+    from mlsde.calibration.result import Calibration
+
+MARGIN = 1.4
+"""The predicted error is kept below a tolerance by this factor, because the pilot saw a few runs only."""
+
+AS_ACCURATE = 1.1
+"""Error over that of the top level on the same grid that still counts as accurate as it."""
+
+_WORSE = 1.05
+"""By how much a dearer level must be farther from the top than the one below it, to be named."""
+
+_EQUAL = 1e-12
+"""Relative size of a difference that is none."""
+
+
+def for_budget(found: Choice) -> str:
+    """Why this for a price."""
+    best = found.best
+    first = f"At this price {recommendation.in_words(best)} has the least predicted error, {_root(best.square):.3g}."
+    return f"{first} {_rival(found)}"
+
+
+def for_tolerance(found: Choice, tol: float) -> str:
+    """Why this for a tolerance."""
+    best = found.best
+    words = recommendation.in_words(best)
+    first = (
+        f"{words[0].upper()}{words[1:]} is the cheapest way seen to stay below tol={tol:g} with a margin of "
+        f"{MARGIN:g}: predicted error {_root(best.square):.3g} at {best.cost:.4g} per trajectory."
+    )
+    return f"{first} {_rival(found)}"
+
+
+def as_accurate(found: Choice, steps: int) -> str:
+    """Why this in place of the top level at every step."""
+    words = recommendation.in_words(found.best)
+    first = (
+        f"{words[0].upper()}{words[1:]} is the cheapest way seen that is predicted to be as accurate as the top level "
+        f"at every one of {steps} steps, at {found.best.cost:.4g} per trajectory."
+    )
+    return f"{first} {_rival(found)}"
+
+
+def out_of_reach(found: Choice, tol: float, recording: Recording) -> tuple[str, str]:
+    """Why this where a tolerance cannot be met, and the warning that says so."""
+    reached = _root(found.best.square)
+    dtype = "float32" if recording.epsilon > 1e-10 else "float64"
+    rounding = recording.epsilon * recording.size * math.sqrt(found.best.steps)
+    cause = f"the rounding of {dtype}" if rounding > 0.3 * reached else "the step of the top level"
+    mend = "use float64" if cause.endswith("float32") else "take a stepper of higher order, or a larger tol"
+    warning = (
+        f"tol={tol:g} is below what {cause} lets this run reach within a sensible price, about {reached:.2g}; "
+        f"the most accurate run was chosen instead, so {mend}."
+    )
+    return for_budget(found), warning
+
+
+def _rival(found: Choice) -> str:
+    """What the next best kind would have done at the same price."""
+    if not found.rivals:
+        return "The price pays for nothing else."
+    rival = found.rivals[0]
+    ratio = _root(rival.square) / _root(found.best.square)
+    words = recommendation.in_words(rival)
+    if found.best.kind == "plain" and ratio < 1.0:
+        return f"The ladder does not pay here: {words} is predicted at {ratio:.2g} times that, too little for its risk."
+    if found.best.kind == "plain":
+        return f"The ladder does not pay here: {words} is predicted to miss by {ratio:.3g} times as much."
+    return f"For the same price {words} is predicted to miss by {ratio:.3g} times as much."
+
+
+def about_the_ladder(recording: Recording) -> list[str]:
+    """What is wrong with a ladder, a sentence each."""
+    found, count = [], recording.levels
+    if count == 1:
+        return [
+            "the ladder has one level, so there is nothing to gain but the number of steps; give a cheaper one too."
+        ]
+    variances = recording.variances.mean(axis=0)
+    for k in range(2, count + 1):
+        if variances[k - 1] <= _EQUAL * variances[0]:
+            found.append(f"levels {k - 1} and {k} are the same along the pilot; leave the dearer one out.")
+    if recording.differences:
+        return found
+    for k in range(1, count):
+        if recording.costs[k] <= recording.costs[k - 1]:
+            found.append(f"level {k + 1} is not dearer than level {k}; order the levels by price, or leave {k} out.")
+        below, here = recording.gaps[k - 1], recording.gaps[k]
+        if k < count - 1 and here > _WORSE * below and recording.costs[k] > recording.costs[k - 1]:
+            found.append(
+                f"level {k + 1} is dearer than level {k} but farther from the top level ({here:.2g} after "
+                f"{below:.2g}); leave it out, or put the levels in order."
+            )
+    return found
+
+
+def about_the_pilot(recording: Recording) -> list[str]:
+    """What cannot be trusted of a pilot."""
+    if not 1 / 3 < recording.linearity < 3:
+        return [
+            "errors do not add up to first order between the level below the top and the top "
+            f"(measured {recording.linearity:.2g} of what was predicted), so predictions are rough here."
+        ]
+    return []
+
+
+def table(calibration: Calibration) -> str:
+    """A calibration as a table."""
+    recording = calibration.recording
+    flops = recording.flops or (math.nan,) * recording.levels
+    head = f"  {'':12s}{'cost':>11s}{'seconds':>11s}{'FLOPs':>11s}{'V_k':>11s}{'smoothness':>12s}{'alone':>11s}"
+    lines = [
+        f"Calibration: {recording.samples} runs of {recording.steps} steps by {recording.method}, "
+        f"price {recording.price:.4g} ({calibration.cost:.4g} per trajectory of the run); costs {recording.unit}",
+        head,
+    ]
+    rows = zip(
+        recording.names, recording.costs, recording.seconds, flops, recording.variances.mean(axis=0),
+        calibration.smoothness, recording.gaps, strict=True,
+    )  # fmt: skip
+    for name, cost, seconds, count, variance, smooth, gap in rows:
+        cells = (f"{cost:11.4g}{seconds:11.3g}", f"{count:11.3g}" if math.isfinite(count) else f"{'-':>11s}")
+        lines.append(f"  {name[:12]:12s}{cells[0]}{cells[1]}{variance:11.3g}{smooth:12.2f}{gap:11.3g}")
+    low, high = calibration.gamma_interval
+    lines.append(
+        f"  gamma {calibration.gamma:.2f} [{low:.2f}, {high:.2f}]; sensitivity {_range(recording.sensitivity)}"
+    )
+    n = len(calibration.times) - 1
+    lines.append(
+        f"  error of the step, predicted for {n} steps of the top level: {calibration.predicted_step_error(n):.3g}"
+    )
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in calibration.warnings)])
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min():.3g} to {values.max():.3g}"
+
+
+def _root(square: float) -> float:
+    return math.sqrt(square)

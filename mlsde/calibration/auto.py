@@ -1,0 +1,186 @@
+"""``multilevel="auto"`` and ``tol=`` of :func:`mlsde.solve`: a pilot, the choice, and the run with the pilot charged."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mlsde import checks
+from mlsde.calibration import measure, pilot
+from mlsde.calibration.recommendation import Recommendation
+from mlsde.calibration.result import Calibration
+from mlsde.sde import SDE
+from mlsde.steppers import METHODS
+
+SHARE = 0.1
+"""Of the run's price that a pilot may cost."""
+
+_PILOT_STEPS = (16, 32, 48, 96)
+"""Of the pilots for a tolerance, whose price is not known before: each is only run if the run is large enough."""
+
+
+def chosen(
+    sde: SDE,
+    y0: Tensor,
+    t_span: Any,
+    *,
+    steps: int | None,
+    times: Any,
+    method: str,
+    budget: float | None,
+    tol: float | None,
+    calibration: Calibration | None,
+    seed: int,
+) -> tuple[Recommendation, float]:
+    """What to run, and the price of finding out per trajectory; warns of what is wrong.
+
+    Args:
+        sde: the equation.
+        y0: initial states of the run.
+        t_span: as of :func:`mlsde.solve`.
+        steps: likewise; with ``budget`` or ``tol`` it may be left out.
+        times: likewise.
+        method: the stepper.
+        budget: price per trajectory, the pilot included.
+        tol: root mean square error per component.
+        calibration: of an earlier pilot, which is then not run again.
+        seed: of the pilot.
+
+    Raises:
+        TypeError, ValueError: for bad input, naming the argument.
+    """
+    if budget is not None and tol is not None:
+        raise ValueError("give one of budget= and tol=, got both.")
+    free = steps is None and times is None
+    if free and budget is None and tol is None:
+        raise ValueError('multilevel="auto" needs one of budget=, tol=, steps= and times=, got none.')
+    fixed = None if free else len(checks.time_grid(t_span, steps, times)) - 1
+    if calibration is not None:
+        known = _checked(calibration, sde, method)
+        grid = known.times if free else checks.time_grid(t_span, steps, times)
+        known = Calibration(known.sde, grid, known.recording, known.trajectories, known.warnings)
+        return _warned(known.recommend(budget=budget, tol=tol, steps=fixed)), 0.0
+    if tol is not None:
+        return _for_tolerance(sde, y0, t_span, steps, times, method, tol, fixed, seed)
+    return _for_price(sde, y0, t_span, steps, times, method, budget, fixed, seed)
+
+
+def _checked(calibration: object, sde: SDE, method: str) -> Calibration:
+    if not isinstance(calibration, Calibration):
+        raise TypeError(f"calibration must be an mlsde.Calibration, got {type(calibration).__name__}.")
+    if calibration.sde.drift.levels != sde.drift.levels:
+        raise ValueError("calibration is of another ladder; calibrate this one, or load it for this equation.")
+    if calibration.recording.method != method:
+        raise ValueError(
+            f"calibration was made with method={calibration.recording.method!r}, but this run has {method!r}; "
+            "make them agree."
+        )
+    return calibration
+
+
+def _warned(found: Recommendation) -> Recommendation:
+    for sentence in found.warnings:
+        warnings.warn(sentence, UserWarning, stacklevel=4)
+    return found
+
+
+def _priced(sde: SDE, y0: Tensor, t_span: Any, times: Any, method: str) -> tuple[SDE, str, np.ndarray, float]:
+    """The equation with costs, their unit, its two ends, and the price of one step of one sample of a pilot."""
+    ends = np.array(checks.time_span(t_span)) if times is None else checks.time_grid(t_span, None, times)[[0, -1]]
+    checks.state("y0", y0)
+    priced, unit, _ = measure.prices(sde, float(ends[0]), y0, None)
+    costs, stages = np.array(priced.drift.required_costs("a pilot")), METHODS[method].stages
+    each = pilot.step_price(costs, priced.drift.differences, math.prod(y0.shape[1:]), stages)
+    return priced, unit, ends, each
+
+
+def _for_price(
+    sde: SDE,
+    y0: Tensor,
+    t_span: Any,
+    steps: int | None,
+    times: Any,
+    method: str,
+    budget: float | None,
+    fixed: int | None,
+    seed: int,
+) -> tuple[Recommendation, float]:
+    checks.one_of("method", method, tuple(METHODS))
+    priced, _, _, each = _priced(sde, y0, t_span, times, method)
+    costs = priced.drift.required_costs("a pilot")
+    top = (sum(costs) if priced.drift.differences else costs[-1]) * METHODS[method].stages
+    if budget is None:
+        assert fixed is not None
+        price = top * fixed
+    else:
+        price = checks.positive_number("budget", budget)
+    count = fixed if fixed is not None else max(1, math.ceil(price / top))
+    grid: dict[str, Any] = {"steps": count} if times is None else {"times": times}
+    if measure.size(SHARE * price * len(y0) / each) is None or len(priced.drift) == 1:
+        return _warned(_without_pilot(priced, y0, t_span, grid, method, price, top, budget is not None)), 0.0
+    known = measure.calibrate(
+        priced, y0, t_span, **grid, budget=price, share=SHARE, method=method, unit="declared", seed=seed
+    )
+    if budget is None:
+        return _warned(known.recommend(steps=fixed)), known.cost
+    return _warned(known.recommend(budget=price - known.cost, steps=fixed)), known.cost
+
+
+def _without_pilot(
+    sde: SDE, y0: Tensor, t_span: Any, grid: dict[str, Any], method: str, price: float, top: float, limited: bool
+) -> Recommendation:
+    """The top level as often as it can be paid for; a run too small for a pilot has nothing better to go by."""
+    times = checks.time_grid(t_span, grid.get("steps"), grid.get("times"))
+    level = len(sde.drift)
+    n = len(times) - 1
+    if limited:
+        prices = [top * cost / sde.drift.required_costs("a pilot")[-1] for cost in sde.drift.required_costs("a pilot")]
+        level = max((k + 1 for k, one in enumerate(prices) if one <= price * (1 + 1e-9)), default=0)
+        if level == 0:
+            raise ValueError(f"budget={price:g} does not pay for one step of the cheapest level, {min(prices):g}.")
+        n = math.floor(price / prices[level - 1] * (1 + 1e-12))
+        top = prices[level - 1]
+    one_level = len(sde.drift) == 1
+    reason = (
+        "the ladder has one level, so there is nothing to choose but the number of steps; give a cheaper one too."
+        if one_level
+        else f"a run of {len(y0)} trajectories at {price:.4g} each is too small for a pilot at {SHARE:.0%} of its "
+        "price; the top level was taken unseen, so calibrate once, and hand it over with calibration=."
+    )
+    why = f"{reason[0].upper()}{reason[1:]} No error is predicted."
+    return Recommendation(
+        sde, measure.thinned(times, n), method, (level,), level, None, math.nan, n * top, "plain", why, (), (reason,)
+    )
+
+
+def _for_tolerance(
+    sde: SDE,
+    y0: Tensor,
+    t_span: Any,
+    steps: int | None,
+    times: Any,
+    method: str,
+    tol: float,
+    fixed: int | None,
+    seed: int,
+) -> tuple[Recommendation, float]:
+    """Pilots that double, as long as the run they point to is large enough to pay for the next."""
+    checks.positive_number("tol", tol)
+    checks.one_of("method", method, tuple(METHODS))
+    priced, _, _, each = _priced(sde, y0, t_span, times, method)
+    grid: dict[str, Any] = {"steps": fixed or 1024} if times is None else {"times": times}
+    spent, samples = 0.0, 8
+    for n, after in zip(_PILOT_STEPS, (*_PILOT_STEPS[1:], None), strict=True):
+        known = measure.calibrate(
+            priced, y0, t_span, **grid, method=method, unit="declared", seed=seed, pilot_steps=n, pilot_samples=samples
+        )
+        spent += known.cost
+        found = known.recommend(tol=tol, steps=fixed)
+        allowed = SHARE * found.predicted_cost * len(y0)
+        if after is None or spent * len(y0) + after * samples * each > allowed:
+            break
+    return _warned(found), spent

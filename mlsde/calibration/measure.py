@@ -1,0 +1,152 @@
+"""``calibrate``: how large a pilot may be, and the pilot itself."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde import checks
+from mlsde.calibration import advice, pilot
+from mlsde.calibration.result import Calibration
+from mlsde.integrate import Run
+from mlsde.sde import SDE
+from mlsde.steppers import METHODS
+
+UNITS = ("declared", "seconds", "flops")
+
+_STAGES = ((8, 2), (8, 4), (16, 4), (16, 8), (32, 8), (32, 16), (48, 16), (48, 32), (96, 32))
+"""Steps and samples of a pilot as it may cost more: first one grows, and then the other."""
+
+
+def calibrate(
+    sde: SDE,
+    y0: Tensor,
+    t_span: Any = None,
+    *,
+    steps: int | None = None,
+    times: Any = None,
+    budget: float | None = None,
+    trajectories: int | None = None,
+    share: float = 0.1,
+    method: str = "euler",
+    unit: str | None = None,
+    seed: int = 0,
+    pilot_steps: int | None = None,
+    pilot_samples: int | None = None,
+) -> Calibration:
+    """Measure a ladder in a short pilot.
+
+    It runs a few trajectories of the run to come on a coarse grid and on noise of its own, and measures the cost of
+    each level, ``V_k(t) = E|f^k - f^(k-1)|^2`` and how the differences change in time, ``gamma``, the sensitivity of
+    the end to errors along the way, how far each level alone ends from the top level, and the error of the step.
+
+    Args:
+        sde: the equation. A ladder without costs is priced in seconds.
+        y0: initial states of the run to come, shape ``(samples, ...)``; the pilot takes a few of them.
+        t_span: as of :func:`mlsde.solve`.
+        steps: number of steps of the run to come.
+        times: its explicit grid instead.
+        budget: its cost per trajectory, which sizes the pilot; by default that of the top level at every step.
+        trajectories: how many it will have; by default those of ``y0``.
+        share: of the run's price that the pilot may cost.
+        method: the stepper.
+        unit: of the costs: ``"declared"``; ``"seconds"``, measured here; ``"flops"``, counted by torch. By default
+            declared ones where there are some, else seconds.
+        seed: of the pilot's noise.
+        pilot_steps: number of steps of the pilot, a multiple of 8, whatever it costs.
+        pilot_samples: trajectories of the pilot, whatever they cost.
+
+    Returns:
+        :class:`Calibration`; ``print`` it, and ask it to ``recommend``.
+
+    Raises:
+        TypeError, ValueError: for bad input, naming the argument.
+        NonFiniteError: if the top level does not stay finite on the pilot's grid, however fine.
+
+    Example:
+        >>> from mlsde import DriftHierarchy
+        >>> drift = DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
+        >>> cal = calibrate(SDE(drift, diffusion=0.5), torch.zeros(1000, 1), (0.0, 1.0), steps=100)
+        >>> cal.recommend(budget=500.0).kind
+        'multilevel'
+    """
+    grid = checks.time_grid(t_span, steps, times)
+    Run(sde, y0, grid, method, None, None, 0, None)  # refuses what the run to come would refuse
+    count = len(y0) if trajectories is None else checks.positive_integer("trajectories", trajectories)
+    if not 0 < checks.finite_number("share", share) <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, got {share}.")
+    priced, unit, flops = prices(sde, float(grid[0]), y0, unit)
+    costs = np.array(priced.drift.required_costs("a calibration"))
+    top = float(costs.sum() if priced.drift.differences else costs[-1]) * METHODS[method].stages
+    price = top * (len(grid) - 1) if budget is None else checks.positive_number("budget", budget)
+    each = pilot.step_price(costs, priced.drift.differences, math.prod(y0.shape[1:]), METHODS[method].stages)
+    sized = size(share * price * count / each)
+    warnings = [] if sized is not None or pilot_steps is not None else [_too_small(share, count)]
+    n, samples = sized or _STAGES[0]
+    n = n if pilot_steps is None else _multiple_of_8(pilot_steps)
+    samples = samples if pilot_samples is None else checks.positive_integer("pilot_samples", pilot_samples)
+    recording = pilot.record(
+        priced, pilot_start(y0, samples, priced.is_ode), thinned(grid, n), method=method, unit=unit, flops=flops,
+        seed=checks.one_seed(seed),
+    )  # fmt: skip
+    warnings += advice.about_the_ladder(recording) + advice.about_the_pilot(recording)
+    return Calibration(priced, grid, recording, count, tuple(warnings))
+
+
+def prices(sde: SDE, t: float, y0: Tensor, unit: str | None) -> tuple[SDE, str, tuple[float, ...] | None]:
+    """The equation with its ladder priced in a unit, the unit, and FLOPs where torch can count them."""
+    declared = sde.drift.costs is not None
+    unit = ("declared" if declared else "seconds") if unit is None else checks.one_of("unit", unit, UNITS)
+    few = y0[:32]
+    flops = pilot.counted_flops(sde.drift, t, few)
+    if unit == "declared":
+        sde.drift.required_costs("unit='declared'")
+        return sde, unit, flops
+    if unit == "seconds":
+        return sde.with_drift(pilot.measured_costs(sde.drift, t, few)), unit, flops
+    if flops is None:
+        raise ValueError("unit='flops' needs levels whose operations torch can count (products of matrices); "
+                         "use unit='seconds', or declare costs.")  # fmt: skip
+    return sde.with_drift(sde.drift.priced(flops)), unit, flops
+
+
+def size(pairs: float) -> tuple[int, int] | None:
+    """Steps and samples of a pilot that may take so many steps of a sample; ``None`` if that is too few to tell."""
+    if pairs < math.prod(_STAGES[0]):
+        return None
+    for (n, samples), (most_n, most_samples) in pairwise(_STAGES):
+        if pairs < most_n * most_samples:
+            return (n, int(pairs / n)) if most_n == n else (int(pairs / samples) // 8 * 8, samples)
+    return _STAGES[-1]
+
+
+def pilot_start(y0: Tensor, samples: int, deterministic: bool) -> Tensor:
+    """Initial states of the pilot: some of the run's, evenly picked; with noise they may be taken again."""
+    samples = min(samples, len(y0)) if deterministic else samples
+    rows = np.floor((np.arange(samples) + 0.5) * len(y0) / samples).astype(int)
+    return y0.detach()[torch.as_tensor(rows, device=y0.device)].clone()
+
+
+def thinned(grid: np.ndarray, steps: int) -> np.ndarray:
+    """A grid of so many steps that is as uneven as the run's."""
+    count = len(grid) - 1
+    return np.asarray(np.interp(np.linspace(0.0, count, steps + 1), np.arange(count + 1.0), grid))
+
+
+def _multiple_of_8(steps: object) -> int:
+    n = checks.positive_integer("pilot_steps", steps)
+    if n % 8:
+        raise ValueError(f"pilot_steps must be a multiple of 8, so that it can be halved three times, got {n}.")
+    return n
+
+
+def _too_small(share: float, trajectories: int) -> str:
+    return (
+        f"share={share:g} of a run of {trajectories} trajectories pays for no pilot that could tell anything, so the "
+        "smallest one was run and cost more; calibrate for more trajectories, or save and reuse a calibration."
+    )

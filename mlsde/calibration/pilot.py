@@ -1,0 +1,255 @@
+"""The pilot: a few short runs of the ladder, and what is learned from them.
+
+On one path per sample it runs the top level with every level evaluated beside it, each cheaper level alone, and the top
+level with a half, a quarter and an eighth of the steps; and it carries errors to the end by
+:mod:`mlsde.calibration.sensitivity`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlsde import checks, randomness
+from mlsde.brownian import BrownianPath
+from mlsde.calibration import sensitivity
+from mlsde.calibration.recording import LAGS, Recording
+from mlsde.hierarchy import CountedLevels, DriftHierarchy
+from mlsde.integrate import Run, solve
+from mlsde.sde import SDE, NoiseTerm
+from mlsde.solution import NonFiniteError
+from mlsde.steppers import METHODS, Equation, compatible
+
+COARSER = (1, 2, 4, 8)
+"""The top level is run with the pilot's steps and with these parts of them."""
+
+_PROJECTIONS = 4
+_CHEAP_ENOUGH = 4.0
+"""How many times cheaper than the top a level must be to carry the errors to the end in its stead."""
+
+_LINEAR = (0.5, 2.0)
+"""What is measured of the level below the top, over what first order makes of it: beyond these, the top is asked."""
+
+
+def projection_count(size: int) -> int:
+    """Random projections of the end per sample; with as many as components they are exact."""
+    return min(size, _PROJECTIONS)
+
+
+def step_price(costs: np.ndarray, differences: bool, size: int, stages: int) -> float:
+    """Price of one step of one sample of the pilot, all runs together, in units of ``costs``."""
+    top = float(costs.sum() if differences else costs[-1])
+    below = float((np.cumsum(costs)[:-1] if differences else costs[:-1]).sum())
+    carrier = _carrier(costs, differences)
+    level = float(costs[: carrier + 1].sum() if differences else costs[carrier])
+    record = float(costs.sum()) + (stages - 1) * top
+    halves = top * sum(1.0 / part for part in COARSER[1:]) * stages
+    return record + halves + below * stages + level * (stages + 2 * projection_count(size))
+
+
+def _carrier(costs: np.ndarray, differences: bool) -> int:
+    """Level (from 0) whose derivative carries errors to the end: the dearest that is much cheaper than the top."""
+    cheap = np.flatnonzero(costs * _CHEAP_ENOUGH <= costs[-1])
+    return len(costs) - 1 if differences or not len(cheap) else int(cheap[-1])
+
+
+class _Recorder:
+    """Estimate of the top level that keeps every level's difference on its way."""
+
+    def __init__(self, levels: CountedLevels, differences: bool) -> None:
+        self._levels, self._differences = levels, differences
+        self._count = len(levels.samples)
+        self.seen: list[Tensor] = []
+
+    def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
+        """Value of the top level; at the first stage all differences are kept, shape ``(samples, K, ...)``."""
+        if stage and not self._differences:
+            return self._levels(self._count - 1, t, y)
+        values = [self._levels(k, t, y) for k in range(self._count)]
+        values = [value.clone() for value in values]  # a level may return one buffer again and again
+        differences = values if self._differences else [values[0], *(b - a for a, b in pairwise(values))]
+        if stage == 0:
+            self.seen.append(torch.stack(differences, dim=1))
+        return torch.stack(values).sum(dim=0) if self._differences else values[-1]
+
+
+def record(
+    sde: SDE,
+    y0: Tensor,
+    times: np.ndarray,
+    *,
+    method: str = "euler",
+    unit: str = "declared",
+    flops: tuple[float, ...] | None = None,
+    seed: int = 0,
+) -> Recording:
+    """Run the pilot on the samples ``y0`` and the grid ``times``, whose number of steps is a multiple of 8.
+
+    Args:
+        sde: the equation; its ladder has costs.
+        y0: initial states, shape ``(samples, ...)``.
+        times: shape ``(N + 1,)``.
+        method: the stepper.
+        unit: of the costs.
+        flops: of one evaluation of each level for one sample, if they were counted.
+        seed: of the pilot's noise and projections.
+
+    Raises:
+        NonFiniteError: if the top level does not stay finite on this grid.
+    """
+    rng = randomness.host_generator(seed, randomness.PILOT)
+    path = _path(sde, y0, times, int(rng.integers(2**31)))
+    costs = np.array(sde.drift.required_costs("a calibration"))
+    run = Run(sde, y0, times, method, None, None, seed, path)
+    states, recorder = _recorded(run)
+    end, differences = states.pop(), torch.stack(recorder.seen, dim=1)  # (S, N, K, ...)
+    gains = np.array([1.0 if sde.linear is None else _number(sde.linear.gain(t)) for t in times[:-1]])
+    ends, price = _other_ends(sde, y0, times, method, path)
+    gaps = np.array([*(_distance(ends[k], end) for k in range(1, len(costs))), 0.0])
+    count = len(times) - 1
+    coarse = [end, *(ends[-part] for part in COARSER[1:])]
+    changes = [_distance(a, b) for a, b in pairwise(coarse)]
+    vectors = sensitivity.projections(y0.to(run.dtype), projection_count(math.prod(y0.shape[1:])), rng)
+    carrier = _carrier(costs, sde.drift.differences)
+    responses, growth = _responses(run, states, differences, carrier, vectors, rng)
+    linearity = _linearity(responses, gaps)
+    if carrier < len(costs) - 1 and not _LINEAR[0] <= linearity <= _LINEAR[1]:
+        carrier = len(costs) - 1
+        responses, growth = _responses(run, states, differences, carrier, vectors, rng)
+        linearity = _linearity(responses, gaps)
+    squares = (differences.double().flatten(3).square().sum(3)).cpu().numpy()  # (S, N, K)
+    squares *= gains[None, :, None] ** 2
+    scaled = differences.double().flatten(3) * torch.as_tensor(gains, device=y0.device).view(1, -1, 1, 1)
+    increments = [(scaled[:, lag:] - scaled[:, :-lag]).square().sum(3).mean((0, 1)).tolist() for lag in LAGS]
+    price += float(np.array(run.levels.samples) @ costs)
+    calls = np.maximum(run.levels.samples, 1)
+    return Recording(
+        times=times, costs=costs, responses=responses, variances=squares.mean(axis=0), squares=squares.mean(axis=1),
+        increments=np.array(increments), sensitivity=growth, gaps=gaps,
+        steps_seen=np.array([count // part for part in COARSER[:-1]]), changes=np.array(changes),
+        seconds=np.array(run.levels.seconds) / calls, flops=flops, unit=unit,
+        strong_order=strong_order(sde, method), stages=METHODS[method].stages, differences=sde.drift.differences,
+        deterministic=sde.is_ode, size=float(end.double().square().mean().sqrt()),
+        epsilon=float(torch.finfo(run.dtype).eps), price=price, samples=len(y0), method=method,
+        sensitivity_level=carrier + 1, linearity=linearity, names=sde.drift.names,
+    )  # fmt: skip
+
+
+def strong_order(sde: SDE, method: str) -> float:
+    """Order at which the stepper's error on one path falls with the step."""
+    if method == "heun":
+        return 2.0 if sde.is_ode else 1.0 if sde.additive else 0.5
+    return 1.0 if sde.is_ode or sde.additive or method == "milstein" else 0.5
+
+
+def _number(value: Any) -> float:
+    return float(torch.as_tensor(value).double().square().mean().sqrt())
+
+
+def _path(sde: SDE, y0: Tensor, times: np.ndarray, seed: int) -> BrownianPath | None:
+    if sde.is_ode:
+        return None
+    dtype = torch.float32 if y0.dtype in checks.HALF_PRECISIONS else y0.dtype
+    shape = NoiseTerm(sde, torch.tensor(times[0], dtype=dtype, device=y0.device), y0, dtype).shape
+    like = torch.empty(0, dtype=dtype, device=y0.device)
+    return BrownianPath(float(times[0]), float(times[-1]), shape=shape, like=like, seed=seed, grids=(3,))
+
+
+@torch.no_grad()
+def _recorded(run: Run) -> tuple[list[Tensor], _Recorder]:
+    """States at every time of the grid, and the differences at the start of every step."""
+    recorder = _Recorder(run.levels, run.sde.drift.differences)
+    step_of = compatible(run.method, run.sde, None).make(Equation(run.sde, recorder, run.noise))
+    y = run.y0.to(run.dtype)
+    states = [y]
+    for n, step in enumerate(run.steps(0, len(run.times) - 1)):
+        y = step_of(n, step, y, run.increment(n))
+        states.append(y)
+    if not bool(torch.isfinite(y).all()):
+        solve(run.sde, run.y0, times=run.times, method=run.method)  # says what broke, and where
+        raise FloatingPointError
+    return states, recorder
+
+
+def _other_ends(
+    sde: SDE, y0: Tensor, times: np.ndarray, method: str, path: BrownianPath | None
+) -> tuple[dict[int, Tensor], float]:
+    """Ends of level ``k`` alone, by ``k``; and of the top level on every ``m``-th time, by ``-m``. And their price."""
+    ends, price = {}, 0.0
+    runs = [(k, times, k) for k in range(1, len(sde.drift))]
+    runs += [(-part, times[::part], len(sde.drift)) for part in COARSER[1:]]
+    for key, grid, level in runs:
+        try:
+            done = solve(sde, y0, times=grid, method=method, level=level, brownian=path)
+            ends[key], cost = done.y1, done.stats.cost
+        except NonFiniteError as error:
+            ends[key], cost = torch.full_like(y0, math.inf), error.solution.stats.cost
+        price += (cost or 0.0) * len(y0)
+    return ends, price
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    gap = float((a.double() - b.double()).square().mean().sqrt())
+    return gap if math.isfinite(gap) else math.inf
+
+
+def _responses(
+    run: Run, states: list[Tensor], differences: Tensor, k: int, vectors: Tensor, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """``psi_n . D_k(t_m)``, shape ``(R S, K, N, N)``, and the growth of errors, shape ``(N,)``."""
+    samples, steps, levels = differences.shape[:3]
+    seen = differences.flatten(3)  # (S, N, K, d)
+    out = np.zeros((len(vectors), samples, levels, steps, steps))
+    growth = np.zeros(steps)
+
+    def keep(reaches: Iterable[sensitivity.Reach]) -> None:
+        for reach in reaches:
+            n = reach.step
+            growth[n] = reach.growth
+            psi = reach.psi.flatten(2).transpose(0, 1)  # (S, R, d)
+            products = torch.einsum("srd,smkd->rskm", psi, seen[:, : n + 1])
+            out[:, :, :, n, : n + 1] = products.double().cpu().numpy()
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # some functions warn when they are differentiated
+            keep(sensitivity.backwards(run, states, k, vectors))
+    except (sensitivity.OpaqueLevelError, RuntimeError):
+        keep(sensitivity.by_perturbation(run, states, k, vectors, rng))
+    return np.nan_to_num(out.reshape(-1, levels, steps, steps)), growth
+
+
+def _linearity(responses: np.ndarray, gaps: np.ndarray) -> float:
+    """Measured distance of the level below the top over the one predicted; 1 if there is none."""
+    if len(gaps) == 1 or not 0 < gaps[-2] < math.inf:
+        return 1.0
+    steps = np.arange(responses.shape[-1])
+    predicted = math.sqrt(float((responses[:, -1, steps, steps].sum(axis=1) ** 2).mean()))
+    return float(gaps[-2] / predicted) if predicted > 0 else math.inf
+
+
+def measured_costs(drift: DriftHierarchy, t: float, y: Tensor) -> DriftHierarchy:
+    """The ladder with its prices in seconds per sample."""
+    return drift.measured(t, y, repeats=3)
+
+
+def counted_flops(drift: DriftHierarchy, t: float, y: Tensor) -> tuple[float, ...] | None:
+    """Floating-point operations of each level for one sample, by torch's counter; ``None`` where it sees none."""
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415, slow to import
+
+    when = torch.as_tensor(t, dtype=torch.float32 if y.dtype in checks.HALF_PRECISIONS else y.dtype, device=y.device)
+    counts = []
+    with torch.no_grad():
+        for level in drift.levels:
+            counter = FlopCounterMode(display=False)
+            with counter:
+                level(when, y)
+            counts.append(counter.get_total_flops() / len(y))
+    return tuple(counts) if all(count > 0 for count in counts) else None

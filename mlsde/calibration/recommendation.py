@@ -1,0 +1,116 @@
+"""What a calibration recommends: a way to run, what it is predicted to cost and to miss by, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mlsde.calibration.candidates import Candidate
+from mlsde.calibration.shaped import Shaped
+from mlsde.integrate import solve
+from mlsde.multilevel import Multilevel
+from mlsde.sde import SDE
+from mlsde.solution import Solution
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """A way to run, chosen by :meth:`Calibration.recommend`; :meth:`solve` runs it.
+
+    Attributes:
+        sde: the equation with the levels that are used.
+        times: the grid.
+        method: the stepper.
+        levels: levels of the whole ladder that are used, numbered from 1.
+        level: what ``level=`` of :func:`mlsde.solve` is, ``None`` with coins.
+        multilevel: what ``multilevel=`` is, ``None`` without.
+        predicted_error: root mean square over samples and components, against the exact solution of the top level.
+        predicted_cost: expected cost per trajectory, in units of the costs.
+        kind: ``"plain"``, ``"stitched"`` or ``"multilevel"``.
+        why: the choice explained in two sentences.
+        rivals: the best of the other kinds at the same price, each in words with its predicted error.
+        warnings: what is wrong with the ladder or the wish, a sentence each.
+    """
+
+    sde: SDE
+    times: np.ndarray
+    method: str
+    levels: tuple[int, ...]
+    level: int | Callable[[float], int] | None
+    multilevel: Multilevel | None
+    predicted_error: float
+    predicted_cost: float
+    kind: str
+    why: str
+    rivals: tuple[tuple[str, float], ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.times) - 1
+
+    def solve(self, y0: Tensor, **options: Any) -> Solution:
+        """Run it: :func:`mlsde.solve` with this equation, grid, stepper and rule.
+
+        Args:
+            y0: initial state, shape ``(samples, ...)``.
+            **options: ``seed``, ``brownian``, ``save_at``, ``callback``, ``progress`` and ``gradients`` as there.
+
+        Raises:
+            TypeError, ValueError: as there.
+        """
+        return solve(
+            self.sde, y0, times=self.times, method=self.method, level=self.level, multilevel=self.multilevel, **options
+        )
+
+    def describe(self) -> str:
+        """The way to run, in words."""
+        levels = ", ".join(map(str, self.levels))
+        if self.multilevel is not None:
+            return f"levels {levels} with {self.multilevel.coins} {self.multilevel.correction}, {self.steps} steps"
+        if callable(self.level):
+            return f"levels {levels} stitched in time, {self.steps} steps"
+        return f"level {levels} alone, {self.steps} steps"
+
+    def __repr__(self) -> str:
+        lines = [f"Recommendation: {self.describe()}", f"  {self.why}"]
+        lines.append(f"  predicted: error {self.predicted_error:.3g}, cost per trajectory {self.predicted_cost:g}")
+        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
+
+
+def stitching(pair: tuple[int, int], share: float, times: np.ndarray) -> Callable[[float], int]:
+    """Level by time: the first of the pair for so much of the time, then the other."""
+    t0, t1 = float(times[0]), float(times[-1])
+    return lambda t: pair[0] if (t - t0) / (t1 - t0) < share - 1e-9 else pair[1]
+
+
+def in_words(one: Candidate) -> str:
+    """A candidate in words."""
+    levels = [str(level) for level in one.levels]
+    if one.kind == "plain":
+        return f"level {levels[0]} alone with {one.steps} steps"
+    if one.kind == "stitched":
+        return (
+            f"level {levels[0]} for the first {one.share:.0%} of the time and then level {levels[1]}, {one.steps} steps"
+        )
+    assert one.rule is not None
+    return f"levels {', '.join(levels)} with {one.rule[0]} {one.rule[1]} and {one.steps} steps"
+
+
+def arguments(
+    sde: SDE, one: Candidate, times: np.ndarray, cells: np.ndarray, budget: float, share: str
+) -> tuple[SDE, int | Callable[[float], int] | None, Multilevel | None]:
+    """Equation, ``level=`` and ``multilevel=`` of a candidate."""
+    if one.kind == "plain":
+        return sde, one.levels[0], None
+    if one.kind == "stitched":
+        assert one.share is not None
+        return sde, stitching((one.levels[0], one.levels[1]), one.share, times), None
+    assert one.rule is not None and one.table is not None
+    part = sde.with_drift(sde.drift.select(one.levels))
+    return part, None, Multilevel(Shaped(cells, one.table, budget), one.rule[0], one.rule[1], share)
