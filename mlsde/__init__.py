@@ -11,10 +11,11 @@ from mlsde.brownian import BrownianPath, NoiseSampler
 from mlsde.calibration import Calibration, Recommendation, calibrate
 from mlsde.hierarchy import DriftHierarchy, from_numpy
 from mlsde.integrate import solve
+from mlsde.learning import learn
 from mlsde.linear import LinearPart
 from mlsde.multilevel import Multilevel
 from mlsde.plan import Plan
-from mlsde.probabilities import Constant, Optimal, PowerLaw
+from mlsde.probabilities import Constant, Learned, Optimal, PowerLaw
 from mlsde.sde import SDE
 from mlsde.solution import NonFiniteError, Solution, Stats
 from mlsde.variances import LevelVariances, level_variances
@@ -27,6 +28,7 @@ __all__ = [
     "Calibration",
     "Constant",
     "DriftHierarchy",
+    "Learned",
     "LevelVariances",
     "LinearPart",
     "Multilevel",
@@ -40,6 +42,7 @@ __all__ = [
     "Stats",
     "calibrate",
     "from_numpy",
+    "learn",
     "level_variances",
     "solve",
 ]

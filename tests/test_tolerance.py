@@ -65,7 +65,7 @@ def test_a_careful_keeper_keeps_them(kept):
     summary = kept[0].summary()
     assert summary["kept"] == 1.0
     assert summary["interval of 95 %"][0] == pytest.approx(0.61, abs=0.01)
-    assert 1 < summary["median of tolerance over error"] < 10
+    assert 1 < summary["median of tolerance over error"] < 5
     assert set(summary["kept, by noise"]) == {"ode", "additive", "multiplicative"}
 
 
@@ -79,7 +79,8 @@ def test_a_hasty_keeper_does_not_and_is_not_believed(kept, tmp_path):
 def test_a_wasteful_keeper_is_seen_by_its_margin(kept, tmp_path):
     wasted = again(kept, wasteful, tmp_path)
     assert wasted.summary()["kept"] == 1.0
-    assert wasted.summary()["median of tolerance over error"] > 10
+    medians = [done.summary()["median of tolerance over error"] for done in (wasted, kept[0])]
+    assert medians[0] > 5 and medians[0] > 2 * medians[1]
     pairs = zip(wasted.rows, kept[0].rows, strict=True)
     assert all(dear.cost > cheap.cost for dear, cheap in pairs)
 

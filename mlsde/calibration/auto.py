@@ -1,4 +1,4 @@
-"""``multilevel="auto"`` and ``tol=`` of :func:`mlsde.solve`: a pilot, the choice, and the run with the pilot charged."""
+"""``multilevel="auto"`` and ``tol=`` of :func:`mlsde.solve`: a pilot, a choice, and the run with the pilot charged."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _MOST_LEVELS = 4
 
 _BISECTIONS = 30
 
-_STEPS_AT_MOST = (4096, 64)
+_STEPS_AT_MOST = (4096, 16)
 """Steps that cheap levels are given: so many, or so many for each time that the budget pays for the top level."""
 
 _NEAR = 1.05
@@ -89,7 +89,7 @@ def stitched(model: Model, budget: float, steps: int | None = None) -> list[Cand
             price = share * first + (1.0 - share) * last
             n = min(math.floor(budget / price), most_steps(model, budget)) if steps is None else steps
             if n * min(share, 1.0 - share) >= 1 and _stitched_cost(n, share, first, last) <= budget * (1 + 1e-9):
-                square = float((missed**2).mean() + model.step_square(n))
+                square = float((missed**2).mean() * model.doubt + model.step_square(n))
                 cost = _stitched_cost(n, share, first, last)
                 found.append(Candidate("stitched", pair, n, cost, square, square, share=share))
     return found

@@ -274,9 +274,14 @@ class Model:
 
     @cached_property
     def doubt(self) -> float:
-        """By how much squares are enlarged where first order is seen to be off, in either direction."""
-        off = self.recording.linearity
-        return min(_MOST_DOUBT, max(off, 1.0 / off)) ** 2 if off > 0 else _MOST_DOUBT**2
+        """By how much squares are enlarged, where the pilot gives reason to doubt them.
+
+        Where first order is seen to be off, in either direction; and where errors were carried to the end by a level
+        whose derivative is not the top level's.
+        """
+        off, unlike = self.recording.linearity, self.recording.unlike
+        factor = (max(off, 1.0 / off) if off > 0 else _MOST_DOUBT) * (1.0 + unlike)
+        return min(_MOST_DOUBT, factor) ** 2
 
     def _chance(self, part: np.ndarray, coin: str, table: np.ndarray) -> np.ndarray:
         """Independent and nested impulses, without chance, for each projection, shape ``(P,)``."""

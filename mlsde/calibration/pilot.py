@@ -138,7 +138,7 @@ def record(
         strong_order=strong_order(sde, method), stages=METHODS[method].stages, differences=sde.drift.differences,
         deterministic=sde.is_ode, size=float(end.double().square().mean().sqrt()),
         epsilon=float(torch.finfo(run.dtype).eps), price=price, samples=len(y0), method=method,
-        sensitivity_level=carrier + 1, linearity=linearity, names=sde.drift.names,
+        sensitivity_level=carrier + 1, unlike=_unlike(differences, carrier), linearity=linearity, names=sde.drift.names,
     )  # fmt: skip
 
 
@@ -224,6 +224,15 @@ def _responses(
     except (sensitivity.OpaqueLevelError, RuntimeError):
         keep(sensitivity.by_perturbation(run, states, k, vectors, rng))
     return np.nan_to_num(out.reshape(-1, levels, steps, steps)), growth
+
+
+def _unlike(differences: Tensor, k: int) -> float:
+    """Root mean square change per step of the differences above level ``k`` (from 0), over that of its value."""
+    d = differences.double().flatten(3)
+    above, below = (
+        (part[:, 1:] - part[:, :-1]).square().mean() for part in (d[:, :, k + 1 :].sum(2), d[:, :, : k + 1].sum(2))
+    )
+    return math.sqrt(float(above) / max(float(below), 1e-300))
 
 
 def _linearity(responses: np.ndarray, gaps: np.ndarray) -> float:

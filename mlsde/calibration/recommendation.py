@@ -13,8 +13,10 @@ from mlsde.calibration.candidates import Candidate
 from mlsde.calibration.shaped import Shaped
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
+from mlsde.plan import multilevel_plan
 from mlsde.sde import SDE
 from mlsde.solution import Solution
+from mlsde.steppers import METHODS
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,15 @@ class Recommendation:
         return solve(
             self.sde, y0, times=self.times, method=self.method, level=self.level, multilevel=self.multilevel, **options
         )
+
+    def table(self) -> np.ndarray:
+        """Probabilities of the levels used at each step, shape ``(steps, len(levels))``; 1 or 0 without coins."""
+        if self.multilevel is not None:
+            stages = METHODS[self.method].stages
+            return multilevel_plan(self.multilevel, self.times, self.sde.drift, stages=stages).probabilities
+        level = self.level
+        at = [level(t) if callable(level) else level for t in self.times[:-1].tolist()]
+        return np.array([[float(one == used) for used in self.levels] for one in at])
 
     def describe(self) -> str:
         """The way to run, in words."""

@@ -54,6 +54,8 @@ class Recording:
         samples: its trajectories.
         method: its stepper.
         sensitivity_level: level whose derivative carried errors to the end, from 1.
+        unlike: how fast the differences above that level change along a run, over how fast its value does: near 1 and
+            above, the top level's derivative is another.
         linearity: measured over predicted distance of the level below the top: near 1 where first order holds.
         names: of the levels.
     """
@@ -81,6 +83,7 @@ class Recording:
     samples: int
     method: str
     sensitivity_level: int
+    unlike: float
     linearity: float
     names: tuple[str, ...]
 

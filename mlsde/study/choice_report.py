@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlsde.study.figure import _COLOURS, _MARKERS, _figure, _save
+from mlsde.drawing import COLOURS, canvas, save
+from mlsde.study.figure import MARKERS
 
 if TYPE_CHECKING:
     from mlsde.study.choice import Cell, Choice
@@ -91,7 +92,7 @@ def finite(value: Any) -> Any:
 
 def save_choice(study: Choice, file: str | os.PathLike[str]) -> str:
     """Draw the errors of the chooser, and of the paper's rule, over those of the best plain way; returns the name."""
-    figure = _figure(10.0, 4.4)
+    figure = canvas(10.0, 4.4)
     axes = figure.subplots(1, 2, sharex=True)
     titles = "auto, pilot paid, over the best plain way", "the paper's rule over auto, pilot paid"
     for ax, how, title in zip(axes, ("charged_ratio", "paper_ratio"), titles, strict=True):
@@ -99,7 +100,7 @@ def save_choice(study: Choice, file: str | os.PathLike[str]) -> str:
             points = [(cell.evaluations, getattr(cell, how)) for cell in study.cells if cell.problem == name]
             shown = np.array([(x, y) for x, y in points if math.isfinite(y) and y > 0]).reshape(-1, 2)
             # the two of a kind follow each other: one colour, without noise and with it
-            style = {"color": _COLOURS[i // 2 % 7], "marker": _MARKERS[i // 2 % 7], "ls": "-" if i % 2 == 0 else "--"}
+            style = {"color": COLOURS[i // 2 % 7], "marker": MARKERS[i // 2 % 7], "ls": "-" if i % 2 == 0 else "--"}
             ax.plot(*shown.T, ms=4, lw=1.0, label=name, **style)
         ends = [extreme(cell.evaluations for cell in study.cells) for extreme in (min, max)]
         ax.plot(ends, [1.0, 1.0], color="grey", lw=0.8)
@@ -110,17 +111,17 @@ def save_choice(study: Choice, file: str | os.PathLike[str]) -> str:
         ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
     axes[0].set_ylabel("ratio of errors")
     axes[1].legend(fontsize=6, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return _save(figure, file)
+    return save(figure, file)
 
 
 def save_tolerances(study: Tolerances, file: str | os.PathLike[str]) -> str:
     """Draw errors against tolerances, both over the scale of the solution; returns the name."""
-    figure = _figure(5.6, 4.4)
+    figure = canvas(5.6, 4.4)
     ax = figure.subplots()
     for i, noise in enumerate(dict.fromkeys(row.noise for row in study.rows)):
         rows = [row for row in study.rows if row.noise == noise and math.isfinite(row.error) and row.error > 0]
         ends = np.array([(row.tol / row.scale, row.error / row.scale) for row in rows]).reshape(-1, 2)
-        ax.plot(*ends.T, ls="", marker=_MARKERS[i % 7], color=_COLOURS[i % 7], ms=4, alpha=0.7, label=noise)
+        ax.plot(*ends.T, ls="", marker=MARKERS[i % 7], color=COLOURS[i % 7], ms=4, alpha=0.7, label=noise)
     low, high = (extreme(row.tol / row.scale for row in study.rows) for extreme in (min, max))
     ax.plot([low, high], [low, high], color="grey", lw=0.9, label="error = tolerance")
     ax.plot([low, high], [low / 3.0, high / 3.0], color="grey", lw=0.9, ls="--", label="a third of it")
@@ -130,7 +131,7 @@ def save_tolerances(study: Tolerances, file: str | os.PathLike[str]) -> str:
     ax.set_ylabel("true error, likewise")
     ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
     ax.legend(fontsize=7, frameon=False)
-    return _save(figure, file)
+    return save(figure, file)
 
 
 def _row(cells: list[str]) -> str:

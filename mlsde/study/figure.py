@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlsde.drawing import COLOURS, canvas, save
 from mlsde.study.report import asymptotic_exponent
 
 if TYPE_CHECKING:
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from mlsde.study.convergence import Convergence, Frontier
     from mlsde.study.diagnostics import Diagnosis
 
-_COLOURS = ("#1b1b1b", "#c1272d", "#0072b2", "#009e73", "#e69f00", "#984ea3", "#7f7f7f")
-_MARKERS = "osD^vP*"
+MARKERS = "osD^vP*"
 
 
 def draw_frontiers(study: Convergence, ax: Any) -> Any:
     """Draw a study on matplotlib axes, and return them: markers with bootstrap intervals, theory dashed."""
     for i, frontier in enumerate(study.frontiers):
-        _draw(frontier, study, ax, _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
+        _draw(frontier, study, ax, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
     if any(frontier.predicted is not None for frontier in study.frontiers):
         ax.plot([], [], color="grey", ls="--", lw=0.9, label="theory, constants from a pilot")
     if not any(np.isfinite(frontier.costs).any() for frontier in study.frontiers):
@@ -84,23 +83,23 @@ def save_panels(studies: Sequence[Convergence], file: str | os.PathLike[str], co
     """Draw studies side by side into a file; returns its name."""
     columns = min(columns, len(studies))
     rows = -(-len(studies) // columns)
-    figure = _figure(5.6 * columns, 4.4 * rows)
+    figure = canvas(5.6 * columns, 4.4 * rows)
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for study, ax in zip(studies, axes, strict=False):
         draw_frontiers(study, ax)
     for ax in axes[len(studies) :]:
         ax.set_visible(False)
-    return _save(figure, file)
+    return save(figure, file)
 
 
 def save_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> str:
     """Draw a comparison as bars into a file; returns its name."""
-    figure = _figure(7.0, 3.6)
+    figure = canvas(7.0, 3.6)
     ax = figure.subplots()
     names = ["top level at every step", *(row.name for row in comparison.rows)]
     errors = [comparison.full_error, *(row.error for row in comparison.rows)]
     places = np.arange(len(names))[::-1]
-    ax.barh(places, errors, color=["#7f7f7f", *(_COLOURS[2] if row.ratio else "#c9c9c9" for row in comparison.rows)])
+    ax.barh(places, errors, color=["#7f7f7f", *(COLOURS[2] if row.ratio else "#c9c9c9" for row in comparison.rows)])
     coins = [(place, row.coins_error) for place, row in zip(places[1:], comparison.rows, strict=True)]
     shown = [(place, error) for place, error in coins if error is not None]
     ax.plot([error for _, error in shown], [place for place, _ in shown], "k|", ms=14, label="of the coins alone")
@@ -109,51 +108,34 @@ def save_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> str
     ax.set_xlabel("root mean square error")
     ax.set_title(comparison.problem, fontsize=9)
     ax.legend(fontsize=7, frameon=False)
-    return _save(figure, file)
+    return save(figure, file)
 
 
 def save_diagnosis(diagnosis: Diagnosis, file: str | os.PathLike[str]) -> str:
     """Draw ``V_k(t)`` and the decay of the differences against the price into a file; returns its name."""
-    figure = _figure(10.0, 3.8)
+    figure = canvas(10.0, 3.8)
     over_time, decay = figure.subplots(1, 2)
     costs, sizes = np.array(diagnosis.costs), np.sqrt(_shown(diagnosis.variances))
     for k, values in enumerate(_shown(diagnosis.measured.values).T, start=1):
-        over_time.plot(diagnosis.measured.times, values, lw=1.2, color=_COLOURS[(k - 1) % 7], label=f"level {k}")
+        over_time.plot(diagnosis.measured.times, values, lw=1.2, color=COLOURS[(k - 1) % 7], label=f"level {k}")
     over_time.set_yscale("log")
     over_time.set_xlabel("t")
     over_time.set_ylabel("$V_k(t)$")
     over_time.legend(fontsize=7, frameon=False)
-    decay.loglog(costs, sizes, "o-", color=_COLOURS[2], lw=1.2)
+    decay.loglog(costs, sizes, "o-", color=COLOURS[2], lw=1.2)
     if np.isfinite(diagnosis.gamma) and len(costs) > 2:
         known = np.flatnonzero(np.isfinite(sizes[1:])) + 1
         middle = np.exp(np.log(costs[known]).mean()), np.exp(np.log(sizes[known]).mean())
         line = middle[1] * (costs[1:] / middle[0]) ** (-1.0 / diagnosis.gamma)
-        decay.loglog(costs[1:], line, "--", color=_COLOURS[0], lw=1, label=f"gamma {diagnosis.gamma:.2f}")
+        decay.loglog(costs[1:], line, "--", color=COLOURS[0], lw=1, label=f"gamma {diagnosis.gamma:.2f}")
         decay.legend(fontsize=8, frameon=False)
     decay.set_xlabel("cost of one evaluation")
     decay.set_ylabel("root mean square of $f^k - f^{k-1}$")
     figure.suptitle(diagnosis.problem, fontsize=9)
-    return _save(figure, file)
+    return save(figure, file)
 
 
 def _shown(values: Any) -> np.ndarray:
     """What a logarithmic axis can show: numbers above zero; NaN for the rest, which is left out."""
     array = np.array(values, dtype=np.float64)
     return np.where(array > 0, array, np.nan)
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the figure needs matplotlib: pip install 'mlsde[demo]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, file: str | os.PathLike[str]) -> str:
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    return str(file)

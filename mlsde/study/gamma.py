@@ -23,6 +23,7 @@ from torch import Tensor
 from mlsde import checks
 from mlsde.calibration.price import fit_gamma
 from mlsde.chunks import Chunks
+from mlsde.drawing import canvas, save
 from mlsde.hierarchy import DriftHierarchy, Level
 from mlsde.integrate import solve
 from mlsde.problems import analytic
@@ -230,13 +231,11 @@ class GammaStudy:
 
     def figure(self, file: str | os.PathLike[str]) -> str:
         """Draw the exponents of the sound ladders and the shares of every sort; returns the file's name."""
-        from mlsde.study.figure import _figure, _save  # noqa: PLC0415, matplotlib
-
-        figure = _figure(9.5, 3.8)
+        figure = canvas(9.5, 3.8)
         fitted, shares = figure.subplots(1, 2)
         self._draw_fitted(fitted)
         self._draw_shares(shares)
-        return _save(figure, file)
+        return save(figure, file)
 
     def _draw_fitted(self, ax: Any) -> None:
         sound = [one for one in self.repetitions if one.sort == SOUND]

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear as linear_map
 
 from mlsde import checks
+from mlsde.drawing import COLOURS, canvas, save
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.integrate import solve
 from mlsde.learning import learn
@@ -325,22 +326,21 @@ def _ratio(squares: np.ndarray, first: np.ndarray, seed: int) -> tuple[float, fl
 
 
 def _draw(study: LearnedStudy, file: str | os.PathLike[str]) -> str:
-    from mlsde.study.figure import _COLOURS, _figure, _save  # noqa: PLC0415, matplotlib
 
     shown = [row for row in study.rows if row.name in (study.rows[0].name, SURROGATE, SCORE, POWER)]
-    figure = _figure(11.0, 3.8)
+    figure = canvas(11.0, 3.8)
     over_time, bars = figure.subplots(1, 2, width_ratios=[3, 2])
     for row, style in zip(shown, ("-", "--", ":", "-."), strict=False):
         for k, values in enumerate(row.table.T):
             label = row.name if k == 0 else None
-            over_time.plot(study.times, values, ls=style, lw=1.3, color=_COLOURS[k % len(_COLOURS)], label=label)
+            over_time.plot(study.times, values, ls=style, lw=1.3, color=COLOURS[k % len(COLOURS)], label=label)
     over_time.set_yscale("log")
     over_time.set_xlabel("t")
     over_time.set_ylabel("$p_k(t)$, a colour for each level")
     over_time.set_title(study.problem, fontsize=9)
     over_time.legend(fontsize=7, frameon=False)
     places = np.arange(len(study.rows))[::-1]
-    bars.barh(places, [row.error for row in study.rows], color=_COLOURS[2])
+    bars.barh(places, [row.error for row in study.rows], color=COLOURS[2])
     bars.set_yticks(places, [row.name for row in study.rows], fontsize=8)
     bars.set_xlabel("root mean square error of the coins")
-    return _save(figure, file)
+    return save(figure, file)
