@@ -81,8 +81,7 @@ def test_a_wasteful_keeper_is_seen_by_its_margin(kept, tmp_path):
     assert wasted.summary()["kept"] == 1.0
     medians = [done.summary()["median of tolerance over error"] for done in (wasted, kept[0])]
     assert medians[0] > 5 and medians[0] > 2 * medians[1]
-    pairs = zip(wasted.rows, kept[0].rows, strict=True)
-    assert all(dear.cost > cheap.cost for dear, cheap in pairs)
+    assert sum(row.cost for row in wasted.rows) > 2 * sum(row.cost for row in kept[0].rows)
 
 
 def test_a_keeper_that_gives_up_has_missed_and_json_says_null(kept, tmp_path):
@@ -135,7 +134,7 @@ def test_the_table_the_json_and_the_figure(kept, tmp_path):
     assert (tmp_path / "new" / "tolerances.png").stat().st_size > 10_000 and file.endswith(".png")
 
 
-def test_a_killed_study_goes_on_and_comes_out_the_same(kept, tmp_path):
+def test_a_killed_study_goes_on_and_comes_out_the_same(kept, tmp_path, monkeypatch):
     class KilledError(Exception):
         pass
 
@@ -154,6 +153,9 @@ def test_a_killed_study_goes_on_and_comes_out_the_same(kept, tmp_path):
     assert asked == [0, 1, 2, 3, 3, 4, 5]
     with pytest.raises(ValueError, match="another computation"):
         tolerances(killed, folder=tmp_path, **{**SMALL, "trajectories": 9})
+    monkeypatch.setattr(room, "random_problem", lambda number: random_problem(number + 1))
+    with pytest.raises(ValueError, match="another computation"):
+        tolerances(killed, folder=tmp_path, **SMALL)
 
 
 def test_random_problems_are_of_every_kind_system_and_noise_and_reproduced_by_their_number():
@@ -164,6 +166,7 @@ def test_random_problems_are_of_every_kind_system_and_noise_and_reproduced_by_th
         assert sum(word in name for name in names) >= 4
     sizes = {problem.initial(1).shape[1] for problem, _ in made}
     assert sizes == {8, 12, 16}
+    assert all(("volatility" in problem.name) == (noise != "ode") for problem, noise in made)
     assert random_problem(3)[0].name == names[3]
     y = made[3][0].initial(2)
     t = torch.tensor(0.3, dtype=y.dtype)
@@ -223,6 +226,7 @@ def test_the_default_keeper_does_what_solve_does_and_counts_the_same_pilot():
     assert (told.predicted_error, told.chosen) == (done.error, done.recommendation.describe())
 
 
+@pytest.mark.slow  # a pilot takes seconds to look for the cheapest way to a tolerance
 def test_the_quick_study_of_the_default_keeper_runs_and_most_are_kept(tmp_path):
     done = tolerances(quick=True, folder=tmp_path)
     assert len(done.rows) == 6

@@ -14,7 +14,7 @@ from mlsde.calibration.recording import Recording
 if TYPE_CHECKING:
     from mlsde.calibration.result import Calibration
 
-MARGIN = 1.4
+MARGIN = 1.5
 """The predicted error is kept below a tolerance by this factor, because the pilot saw a few runs only."""
 
 AS_ACCURATE = 1.1

@@ -65,7 +65,9 @@ def _chosen(found: list[Candidate]) -> Choice:
 
 
 def for_error(model: Model, square: float, steps: int | None = None, most: float = math.inf) -> Choice | None:
-    """Least cost at which the predicted mean squared error is at most ``square``; ``None`` if ``most`` is too little.
+    """Least cost at which the mean squared error is predicted to stay below ``square``, with what the pilot may hide.
+
+    ``None`` if ``most`` is too little.
 
     The price is bisected: the error of the best candidate falls with it.
     """
@@ -90,7 +92,7 @@ def _closely_for_error(model: Model, square: float, price: float, steps: int | N
     """What a closer look makes of the price: a shape in time may reach the error for less, a replay may need more."""
     for factor in (0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.6, 2.0, 4.0):
         choice = for_budget(model, factor * price, steps)
-        if choice is not None and choice.best.square <= square:
+        if choice is not None and choice.best.risk <= square:
             return choice
     return None
 

@@ -21,7 +21,7 @@ from mlsde.problems import ladder
 from mlsde.problems.kinds import kinds
 from mlsde.problems.ladder import LadderProblem
 from mlsde.solution import NonFiniteError
-from mlsde.study.hindsight import Best, Hindsight, error_of, fine_batch, prices
+from mlsde.study.hindsight import Best, Hindsight, error_of, fine_batch, fingerprint, prices
 from mlsde.study.runners import Spender, Spent
 from mlsde.study.trials import Batch
 
@@ -35,7 +35,7 @@ _QUICK: dict[str, Any] = {
     "trajectories": 128, "budgets": (16, 64), "seeds": 1, "most_steps": 128, "most_coin_steps": 512,
     "reference_steps": 1536,
 }  # fmt: skip
-_QUICK_KINDS = ("smooth-ode", "coarse-ode", "top-sde")
+_QUICK_KINDS = ("smooth-ode", "coarse-sde")
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class _Study:
     def _chunks(self, part: str, name: str) -> Chunks:
         """Pieces of one problem: a problem that has changed does not make those of the others worthless."""
         folder = None if self.folder is None else Path(self.folder) / part / name
-        return Chunks(folder, {**self.settings, "problem": _fingerprint(self.problems[name])})
+        return Chunks(folder, {**self.settings, "problem": fingerprint(self.problems[name])})
 
     def cells(self, progress: bool) -> Iterator[Cell]:
         names: Any = self.problems
@@ -337,14 +337,6 @@ def _reference_steps(problem: LadderProblem, steps: int) -> int:
     if problem.sde.is_ode:
         return max(steps // 4, 2)
     return steps if problem.sde.additive else max(steps // 2, 2)
-
-
-def _fingerprint(problem: LadderProblem) -> dict[str, Any]:
-    """Prices, and values of the levels at one state, by which another problem of the same name is told apart."""
-    y0, t0 = problem.initial(2, 0), problem.t_span[0]
-    with torch.no_grad():
-        values = [float(level(torch.tensor(t0, dtype=y0.dtype), y0).sum()) for level in problem.sde.drift.levels]
-    return {"costs": list(problem.sde.drift.required_costs("this study")), "values": [f"{v:.6g}" for v in values]}
 
 
 def _ratio(foreseen: float | None, true: float) -> float | None:

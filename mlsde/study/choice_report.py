@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("problem", "budget", "best plain", "auto", "ratio", "reused", "ratio", "stitched", "paper", "over auto")
 _FACTORS = ("error x", "cost x")
+_EIGHT = (*COLOURS, "#8c564b")
 
 
 def table(study: Choice) -> str:

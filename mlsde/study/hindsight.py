@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch import tensor as as_tensor
 
 from mlsde.brownian import Brownian
 from mlsde.chunks import Chunks
@@ -90,7 +90,7 @@ def fine_batch(
         return {"states": fine.tolist(), "gap": root_mean_square(fine - coarse)}
 
     found = chunks.result(key, compute)
-    states = as_tensor(found["states"], dtype=y0.dtype)
+    states = torch.tensor(found["states"], dtype=y0.dtype)
     batch = Batch(replace(problem, reference=lambda start, path: states), y0, names, steps)
     return batch, float(found["gap"])
 
@@ -109,6 +109,14 @@ def prices(drift: DriftHierarchy) -> tuple[float, ...]:
     """What one evaluation of each level costs alone: a ladder of differences pays for those below as well."""
     costs = drift.required_costs("this study")
     return tuple(accumulate(costs)) if drift.differences else costs
+
+
+def fingerprint(problem: LadderProblem) -> dict[str, Any]:
+    """Prices, and values of the levels at one state, by which another problem of the same name is told apart."""
+    y0, t0 = problem.initial(2, 0), problem.t_span[0]
+    with torch.no_grad():
+        values = [float(level(torch.tensor(t0, dtype=y0.dtype), y0).sum()) for level in problem.sde.drift.levels]
+    return {"costs": list(problem.sde.drift.required_costs("this study")), "values": [f"{v:.6g}" for v in values]}
 
 
 class Hindsight:

@@ -16,7 +16,7 @@ from mlsde.chunks import Chunks
 from mlsde.problems.kinds import LADDERS, NOISES, SYSTEMS, ladder, system
 from mlsde.problems.ladder import LadderProblem
 from mlsde.solution import NonFiniteError
-from mlsde.study.hindsight import error_of, fine_batch, prices, root_mean_square
+from mlsde.study.hindsight import error_of, fine_batch, fingerprint, prices, root_mean_square
 from mlsde.study.runners import Reacher
 
 _DECADES = 0.5, 2.25
@@ -26,6 +26,7 @@ _DECADES_OF_HALF_ORDER = 0.5, 1.75
 """With multiplicative noise the Euler-Maruyama steps for the tightest of the others would take minutes."""
 
 _QUICK = 6, 32, 1536
+_NO_VOLATILITY = "ode", "volatility"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def random_problem(number: int) -> tuple[LadderProblem, str]:
     }
     dimension = int(rng.choice([8, 12, 16]))
     made = ladder(kind, system(base, dimension), noise, seed=number, **options)
-    shown = ", ".join(f"{name} {value:.2g}" for name, value in options.items())
+    shown = ", ".join(f"{name} {value:.2g}" for name, value in options.items() if (noise, name) != _NO_VOLATILITY)
     return _named(made, f"{kind}, {base} of {dimension}, {noise}, {shown}"), noise
 
 
@@ -181,7 +182,8 @@ def tolerances(
         "reference_steps": checks.positive_integer("reference_steps", reference_steps),
     }
     parts = [None if folder is None else os.path.join(folder, part) for part in ("references", "reached")]
-    references, reached = (Chunks(part, settings) for part in parts)
+    whole = {**settings, "first": fingerprint(random_problem(seed)[0])}
+    references, reached = (Chunks(part, whole) for part in parts)
     numbers: Any = range(seed, seed + count)
     if progress:
         from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
