@@ -20,7 +20,7 @@ MARGIN = 1.5
 AS_ACCURATE = 1.1
 """Error over that of the top level on the same grid that still counts as accurate as it."""
 
-_WORSE = 1.05
+_WORSE = 1.25
 """By how much a dearer level must be farther from the top than the one below it, to be named."""
 
 _EQUAL = 1e-12
@@ -110,10 +110,11 @@ def about_the_ladder(recording: Recording) -> list[str]:
 
 def about_the_pilot(recording: Recording) -> list[str]:
     """What cannot be trusted of a pilot."""
-    if not 1 / 3 < recording.linearity < 3:
+    worst = max(recording.trials, key=lambda off: max(off, 1.0 / max(off, 1e-9)))
+    if not 1 / 3 < worst < 3:
         return [
-            "errors do not add up to first order between the level below the top and the top "
-            f"(measured {recording.linearity:.2g} of what was predicted), so predictions are rough here."
+            f"coins on the pilot's own samples missed by {worst:.2g} times what first order foresees, so predictions "
+            "are rough here; a pilot with more steps may help."
         ]
     return []
 

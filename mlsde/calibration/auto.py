@@ -62,7 +62,9 @@ def chosen(
     if calibration is not None:
         known = _checked(calibration, sde, method)
         grid = known.times if free else checks.time_grid(t_span, steps, times)
-        known = Calibration(known.sde, grid, known.recording, known.trajectories, known.warnings)
+        _refuse_other_span(known, grid[[0, -1]] if t_span is None or not free else checks.time_span(t_span))
+        priced = sde.with_drift(sde.drift.priced(known.recording.costs.tolist()))  # whatever noise this run has
+        known = Calibration(priced, grid, known.recording, known.trajectories, known.warnings)
         return _warned(known.recommend(budget=budget, tol=tol, steps=fixed)), 0.0
     if tol is not None:
         return _for_tolerance(sde, y0, t_span, steps, times, method, tol, fixed, seed)
@@ -80,6 +82,15 @@ def _checked(calibration: object, sde: SDE, method: str) -> Calibration:
             "make them agree."
         )
     return calibration
+
+
+def _refuse_other_span(calibration: Calibration, ends: Any) -> None:
+    theirs = calibration.recording.times[[0, -1]]
+    if not np.allclose(ends, theirs, rtol=1e-6, atol=1e-12):
+        raise ValueError(
+            f"calibration was measured from t={theirs[0]:g} to {theirs[1]:g}, but this run goes from {ends[0]:g} to "
+            f"{ends[1]:g}; calibrate anew."
+        )
 
 
 def _warned(found: Recommendation) -> Recommendation:

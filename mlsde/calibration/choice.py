@@ -132,10 +132,10 @@ def _closely(model: Model, one: Candidate, budget: float) -> list[Candidate]:
         if table is None:
             continue
         floor, squares = float(model.floor(one.levels[-1], one.steps)), coins_squares(model, one, table)
-        doubt = float(squares.std() / math.sqrt(max(1, len(squares) - 1)))
-        doubt += _LUCK * float(squares.mean()) * model.luck(one.levels, one.rule, table, one.steps)
-        square = floor + float(squares.mean())
-        made.append(replace(one, table=table, cost=cost, square=square, risk=square + doubt))
+        # the least of many estimates is too low: a standard error makes up for that
+        square = floor + float(squares.mean() + squares.std() / math.sqrt(max(1, len(squares) - 1)))
+        luck = _LUCK * float(squares.mean()) * model.luck(one.levels, one.rule, table, one.steps)
+        made.append(replace(one, table=table, cost=cost, square=square, risk=square + luck))
     return made
 
 

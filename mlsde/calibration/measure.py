@@ -19,7 +19,7 @@ from mlsde.steppers import METHODS
 
 UNITS = ("declared", "seconds", "flops")
 
-_STAGES = ((8, 2), (8, 4), (16, 4), (16, 8), (32, 8), (32, 16), (48, 16), (48, 32), (96, 32))
+_STAGES = ((8, 2), (16, 2), (16, 8), (32, 8), (32, 16), (48, 16), (48, 32), (96, 32))
 """Steps and samples of a pilot as it may cost more: first one grows, and then the other."""
 
 
@@ -121,7 +121,8 @@ def size(pairs: float) -> tuple[int, int] | None:
         return None
     for (n, samples), (most_n, most_samples) in pairwise(_STAGES):
         if pairs < most_n * most_samples:
-            return (n, int(pairs / n)) if most_n == n else (int(pairs / samples) // 8 * 8, samples)
+            steps = n if most_n == n else int(pairs / samples) // 8 * 8
+            return steps, int(pairs / steps)
     return _STAGES[-1]
 
 

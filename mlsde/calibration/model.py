@@ -37,7 +37,7 @@ _SMOOTH = 1.7
 _STEADY = 1.25
 """How much faster than by its order the error of the step may fall and still be taken to have settled."""
 
-_MOST_DOUBT = 4.0
+_MOST_DOUBT, _LEAST_DOUBT = 8.0, 1.0
 
 _NEARBY = tuple(2.0 ** (i / 12) for i in range(-4, 5))
 """Factors of the probabilities of coins without chance over which their error is averaged: one pattern may be lucky."""
@@ -200,7 +200,8 @@ class Model:
         a, b = interval
         slope = float(np.polyfit(np.log(LAGS), np.log(self._increments[:, a:b].sum(axis=1)), 1)[0])
         most = _STEEPEST.get(correction, 2.0) if self.recording.deterministic and slope > _SMOOTH else 2.0
-        return min(most, max(1.0, 1.0 + slope)) if slope <= _SMOOTH else most
+        # a slope is seen at lags of the pilot's steps; below them a rough difference may be rougher still
+        return min(most, 1.0 + max(0.0, 1.5 * slope - 0.5)) if slope <= _SMOOTH else most
 
     @cached_property
     def _increments(self) -> np.ndarray:
@@ -231,7 +232,7 @@ class Model:
         """
         part, scale, unsure = self.recording.part(levels), steps / self.recording.steps, table < 1.0
         if by_chance(rule):
-            return self._by_sample(self._chance(part, rule[0], table) / scale * self.doubt)
+            return self._by_sample(self._chance(part, rule[0], table) / scale * self.trust(rule))
         dense = np.where(unsure, table * scale, 0.0).max(axis=0)
         thin = 2.0 ** np.maximum(0.0, np.ceil(np.log2(np.maximum(dense, 1e-12) / THINNED[0])))
         found = [
@@ -243,7 +244,7 @@ class Model:
         mean = (table * unsure).sum(axis=0) / np.maximum(unsure.sum(axis=0), 1)
         shown = np.minimum(mean * scale / thin, 1.0)
         rest = spacing_factor(rule, mean) / np.maximum(spacing_factor(rule, shown), 1e-3)
-        factors = np.where(unsure.any(axis=0), thin**-order * rest * self.doubt, 0.0)
+        factors = np.where(unsure.any(axis=0), thin**-order * rest * self.trust(rule), 0.0)
         return self._by_sample(found[1] @ factors)
 
     def luck(self, levels: tuple[int, ...], rule: tuple[str, str], table: np.ndarray, steps: int) -> float:
@@ -274,7 +275,7 @@ class Model:
 
     @cached_property
     def doubt(self) -> float:
-        """By how much squares are enlarged, where the pilot gives reason to doubt them.
+        """By how much squares of stitched runs are enlarged, where the pilot gives reason to doubt them.
 
         Where first order is seen to be off, in either direction; and where errors were carried to the end by a level
         whose derivative is not the top level's.
@@ -282,6 +283,11 @@ class Model:
         off, unlike = self.recording.linearity, self.recording.unlike
         factor = (max(off, 1.0 / off) if off > 0 else _MOST_DOUBT) * (1.0 + unlike)
         return min(_MOST_DOUBT, factor) ** 2
+
+    def trust(self, rule: tuple[str, str]) -> float:
+        """What squares foreseen for a rule are multiplied with: what coins did on the pilot's own samples."""
+        off = self.recording.trials[1 if rule[1] in MEMORY else 0]
+        return min(_MOST_DOUBT, max(_LEAST_DOUBT, off)) ** 2
 
     def _chance(self, part: np.ndarray, coin: str, table: np.ndarray) -> np.ndarray:
         """Independent and nested impulses, without chance, for each projection, shape ``(P,)``."""

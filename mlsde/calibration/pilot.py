@@ -19,13 +19,16 @@ from torch import Tensor
 
 from mlsde import checks, randomness
 from mlsde.brownian import BrownianPath
-from mlsde.calibration import sensitivity
+from mlsde.calibration import replay, sensitivity
 from mlsde.calibration.recording import LAGS, Recording
 from mlsde.hierarchy import CountedLevels, DriftHierarchy
 from mlsde.integrate import Run, solve
+from mlsde.multilevel import Multilevel
+from mlsde.probabilities import Constant
 from mlsde.sde import SDE, NoiseTerm
 from mlsde.solution import NonFiniteError
 from mlsde.steppers import METHODS, Equation, compatible
+from mlsde.theory.allocation import evaluation_probabilities
 
 COARSER = (1, 2, 4, 8)
 """The top level is run with the pilot's steps and with these parts of them."""
@@ -33,6 +36,15 @@ COARSER = (1, 2, 4, 8)
 _PROJECTIONS = 4
 _CHEAP_ENOUGH = 4.0
 """How many times cheaper than the top a level must be to carry the errors to the end in its stead."""
+
+TRIALS = ("impulse", "extrapolate")
+"""Corrections that are run by coins on the pilot's own samples, to see how far first order foresees them."""
+
+_TRIAL = 0.25
+"""Probability in these trials of every level but the cheapest, which always fires."""
+
+_MOST_SETTLED = 0.75
+"""Part of a measured distance between levels that a trend towards finer grids may leave of it."""
 
 _LINEAR = (0.5, 2.0)
 """What is measured of the level below the top, over what first order makes of it: beyond these, the top is asked."""
@@ -51,7 +63,16 @@ def step_price(costs: np.ndarray, differences: bool, size: int, stages: int) -> 
     level = float(costs[: carrier + 1].sum() if differences else costs[carrier])
     record = float(costs.sum()) + (stages - 1) * top
     halves = top * sum(1.0 / part for part in COARSER[1:]) * stages
-    return record + halves + below * stages + level * (stages + 2 * projection_count(size))
+    level *= stages + 2 * projection_count(size)
+    return record + halves + 1.5 * below * stages + level + _trial_price(costs, differences) * stages
+
+
+def _trial_price(costs: np.ndarray, differences: bool) -> float:
+    """Price of one step of both trials together."""
+    if len(costs) == 1:
+        return 0.0
+    p = np.array([1.0, *[_TRIAL] * (len(costs) - 1)])
+    return 2.0 * float((p if differences else evaluation_probabilities(p)) @ costs)
 
 
 def _carrier(costs: np.ndarray, differences: bool) -> int:
@@ -108,13 +129,17 @@ def record(
     path = _path(sde, y0, times, int(rng.integers(2**31)))
     costs = np.array(sde.drift.required_costs("a calibration"))
     run = Run(sde, y0, times, method, None, None, seed, path)
-    states, recorder = _recorded(run)
-    end, differences = states.pop(), torch.stack(recorder.seen, dim=1)  # (S, N, K, ...)
+    states, recorder = _recorded(run, path)
+    end, differences = states.pop(), torch.stack(recorder.seen, dim=1)
+    differences = differences.reshape(*differences.shape[:3], -1)  # (S, N, K, d)
     gains = np.array([1.0 if sde.linear is None else _number(sde.linear.gain(t)) for t in times[:-1]])
     ends, price = _other_ends(sde, y0, times, method, path)
-    gaps = np.array([*(_distance(ends[k], end) for k in range(1, len(costs))), 0.0])
+    gaps = _settled(
+        np.array([*(_distance(ends[k, 1], end) for k in range(1, len(costs))), 0.0]),
+        np.array([*(_distance(ends[k, 2], ends[len(costs), 2]) for k in range(1, len(costs))), 0.0]),
+    )
     count = len(times) - 1
-    coarse = [end, *(ends[-part] for part in COARSER[1:])]
+    coarse = [end, *(ends[len(costs), part] for part in COARSER[1:])]
     changes = [_distance(a, b) for a, b in pairwise(coarse)]
     vectors = sensitivity.projections(y0.to(run.dtype), projection_count(math.prod(y0.shape[1:])), rng)
     carrier = _carrier(costs, sde.drift.differences)
@@ -124,6 +149,8 @@ def record(
         carrier = len(costs) - 1
         responses, growth = _responses(run, states, differences, carrier, vectors, rng)
         linearity = _linearity(responses, gaps)
+    trials, spent = _trials(sde, y0, times, method, path, end, responses)
+    price += spent
     squares = (differences.double().flatten(3).square().sum(3)).cpu().numpy()  # (S, N, K)
     squares *= gains[None, :, None] ** 2
     scaled = differences.double().flatten(3) * torch.as_tensor(gains, device=y0.device).view(1, -1, 1, 1)
@@ -138,7 +165,8 @@ def record(
         strong_order=strong_order(sde, method), stages=METHODS[method].stages, differences=sde.drift.differences,
         deterministic=sde.is_ode, size=float(end.double().square().mean().sqrt()),
         epsilon=float(torch.finfo(run.dtype).eps), price=price, samples=len(y0), method=method,
-        sensitivity_level=carrier + 1, unlike=_unlike(differences, carrier), linearity=linearity, names=sde.drift.names,
+        sensitivity_level=carrier + 1, unlike=_unlike(differences, carrier), linearity=linearity, trials=trials,
+        names=sde.drift.names,
     )  # fmt: skip
 
 
@@ -147,6 +175,30 @@ def strong_order(sde: SDE, method: str) -> float:
     if method == "heun":
         return 2.0 if sde.is_ode else 1.0 if sde.additive else 0.5
     return 1.0 if sde.is_ode or sde.additive or method == "milstein" else 0.5
+
+
+def _trials(
+    sde: SDE, y0: Tensor, times: np.ndarray, method: str, path: BrownianPath | None, end: Tensor, responses: np.ndarray
+) -> tuple[tuple[float, ...], float]:
+    """Distance that coins make over the one foreseen for the very same coins, for each of :data:`TRIALS`; the price."""
+    found, price, levels = [], 0.0, len(sde.drift)
+    values = (1.0, *[_TRIAL] * (levels - 1))
+    for correction in TRIALS:
+        if levels == 1 or (method == "heun" and correction == "impulse"):
+            found.append(1.0)
+            continue
+        rule = Multilevel(Constant(values), "systematic", correction, seed=0)
+        try:
+            done = solve(sde, y0, times=times, method=method, multilevel=rule, brownian=path)
+            true, cost = _distance(done.y1, end), done.stats.cost
+        except NonFiniteError as error:
+            true, cost = math.inf, error.solution.stats.cost
+        price += (cost or 0.0) * len(y0)
+        table = np.tile(values, (len(times) - 1, 1))
+        foreseen = replay.defects(responses, times, table, "systematic", correction, keys=((0,),)).sum(axis=1)
+        size = math.sqrt(float((foreseen**2).mean()))
+        found.append(true / size if size > 0 else 1.0)
+    return tuple(found), price
 
 
 def _number(value: Any) -> float:
@@ -163,7 +215,7 @@ def _path(sde: SDE, y0: Tensor, times: np.ndarray, seed: int) -> BrownianPath | 
 
 
 @torch.no_grad()
-def _recorded(run: Run) -> tuple[list[Tensor], _Recorder]:
+def _recorded(run: Run, path: BrownianPath | None) -> tuple[list[Tensor], _Recorder]:
     """States at every time of the grid, and the differences at the start of every step."""
     recorder = _Recorder(run.levels, run.sde.drift.differences)
     step_of = compatible(run.method, run.sde, None).make(Equation(run.sde, recorder, run.noise))
@@ -173,26 +225,35 @@ def _recorded(run: Run) -> tuple[list[Tensor], _Recorder]:
         y = step_of(n, step, y, run.increment(n))
         states.append(y)
     if not bool(torch.isfinite(y).all()):
-        solve(run.sde, run.y0, times=run.times, method=run.method)  # says what broke, and where
+        solve(run.sde, run.y0, times=run.times, method=run.method, brownian=path)  # says what broke, and where
         raise FloatingPointError
     return states, recorder
 
 
 def _other_ends(
     sde: SDE, y0: Tensor, times: np.ndarray, method: str, path: BrownianPath | None
-) -> tuple[dict[int, Tensor], float]:
-    """Ends of level ``k`` alone, by ``k``; and of the top level on every ``m``-th time, by ``-m``. And their price."""
-    ends, price = {}, 0.0
-    runs = [(k, times, k) for k in range(1, len(sde.drift))]
-    runs += [(-part, times[::part], len(sde.drift)) for part in COARSER[1:]]
-    for key, grid, level in runs:
+) -> tuple[dict[tuple[int, int], Tensor], float]:
+    """Ends of levels on every ``m``-th time of the grid, by level and ``m``, and their price.
+
+    The cheaper levels on all times and every second one; the top level on every second, fourth and eighth.
+    """
+    ends, price, top = {}, 0.0, len(sde.drift)
+    runs = [(k, part) for k in range(1, top) for part in (1, 2)] + [(top, part) for part in COARSER[1:]]
+    for level, part in runs:
         try:
-            done = solve(sde, y0, times=grid, method=method, level=level, brownian=path)
-            ends[key], cost = done.y1, done.stats.cost
+            done = solve(sde, y0, times=times[::part], method=method, level=level, brownian=path)
+            ends[level, part], cost = done.y1, done.stats.cost
         except NonFiniteError as error:
-            ends[key], cost = torch.full_like(y0, math.inf), error.solution.stats.cost
+            ends[level, part], cost = torch.full_like(y0, math.inf), error.solution.stats.cost
         price += (cost or 0.0) * len(y0)
     return ends, price
+
+
+def _settled(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """Distances between levels where they still fall with the step, as a rough difference does that is not resolved."""
+    sound = np.isfinite(coarse) & (coarse > 0) & np.isfinite(fine)
+    fall = np.divide(fine, coarse, out=np.ones_like(fine), where=sound)
+    return np.where(sound, fine * np.clip(fall, _MOST_SETTLED, 1.0), fine)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
@@ -213,7 +274,7 @@ def _responses(
         for reach in reaches:
             n = reach.step
             growth[n] = reach.growth
-            psi = reach.psi.flatten(2).transpose(0, 1)  # (S, R, d)
+            psi = reach.psi.reshape(len(vectors), samples, -1).transpose(0, 1)  # (S, R, d)
             products = torch.einsum("srd,smkd->rskm", psi, seen[:, : n + 1])
             out[:, :, :, n, : n + 1] = products.double().cpu().numpy()
 

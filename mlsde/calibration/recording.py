@@ -57,6 +57,8 @@ class Recording:
         unlike: how fast the differences above that level change along a run, over how fast its value does: near 1 and
             above, the top level's derivative is another.
         linearity: measured over predicted distance of the level below the top: near 1 where first order holds.
+        trials: distance that coins made on the pilot's samples over the one that first order foresees, for impulses
+            and for a memory.
         names: of the levels.
     """
 
@@ -85,6 +87,7 @@ class Recording:
     sensitivity_level: int
     unlike: float
     linearity: float
+    trials: tuple[float, ...]
     names: tuple[str, ...]
 
     @property
@@ -142,7 +145,9 @@ class Recording:
                     raise ValueError("of another format")
                 arrays = {name: archive[name] for name in _ARRAYS}
             flops = None if rest["flops"] is None else tuple(rest.pop("flops"))
-            return cls(**{**rest, **arrays, "flops": flops, "names": tuple(rest["names"])})
+            return cls(
+                **{**rest, **arrays, "flops": flops, "names": tuple(rest["names"]), "trials": tuple(rest["trials"])}
+            )
         except FileNotFoundError:
             raise
         except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:

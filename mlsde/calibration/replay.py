@@ -28,6 +28,7 @@ def defects(
     coin: str,
     correction: str,
     repeats: int = 16,
+    keys: tuple[tuple[int, ...], ...] | None = None,
 ) -> np.ndarray:
     """What each level of a rule adds to the projections of the end, replayed with many coins.
 
@@ -38,13 +39,14 @@ def defects(
         coin: ``coins`` of :class:`mlsde.Multilevel`.
         correction: likewise.
         repeats: runs with coins of their own.
+        keys: stream keys of these coins, as of :class:`mlsde.plan.Plan`; by default some that are always the same.
 
     Returns:
         Shape ``(P, K, repeats)``.
     """
     remembers = correction in MEMORY
     table = np.concatenate([np.ones_like(probabilities[:1]), probabilities[1:]]) if remembers else probabilities
-    fires, running = _fires(table, coin, repeats, remembers), np.arange(len(table))
+    fires, running = _fires(table, coin, keys or _keys(repeats), remembers), np.arange(len(table))
     heights = np.divide(1.0, table, out=np.zeros_like(table), where=table > 0)[..., None]
     weights = np.where(fires, heights if correction in ("impulse", "control") else 1.0, 0.0)
     here = diagonal(responses)
@@ -66,9 +68,9 @@ def defects(
     return out
 
 
-def _fires(table: np.ndarray, coin: str, repeats: int, remembers: bool) -> np.ndarray:
+def _fires(table: np.ndarray, coin: str, keys: tuple[tuple[int, ...], ...], remembers: bool) -> np.ndarray:
     """Firings, shape ``(N, K, repeats)``."""
-    keys = _keys(1 if coin == "periodic" else repeats)
+    keys = keys[:1] if coin == "periodic" else keys
     return coins.fires(
         coin, table, coins.running_sums(table), keys, 0, len(table), offset=0.0 if remembers else 0.5, per_sample=True
     )

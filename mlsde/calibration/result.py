@@ -145,7 +145,7 @@ class Calibration:
         found = choice.for_error(self.model, square, steps, most)
         if found is not None:
             return self._made(found, found.best.cost, share, advice.for_tolerance(found, tol))
-        most = most if steps is None else min(most, steps * self.recording.evaluation(self.recording.levels))
+        most = most if steps is None else min(most, most * steps / _MOST_STEPS)
         best = choice.for_budget(self.model, most, steps)
         assert best is not None, "it pays for thousands of steps"
         return self._made(best, most, share, *advice.out_of_reach(best, tol, self.recording))
@@ -214,8 +214,10 @@ class Calibration:
                 f"file={str(file)!r} is of a ladder with levels {', '.join(recording.names)}, but this one has "
                 f"{', '.join(names)}; calibrate anew."
             )
-        grid = recording.times if steps is None and times is None else checks.time_grid(t_span, steps, times)
-        ends, theirs = (grid[0], grid[-1]), (recording.times[0], recording.times[-1])
+        theirs = (float(recording.times[0]), float(recording.times[-1]))
+        span = theirs if t_span is None and times is None else t_span
+        grid = recording.times if steps is None and times is None else checks.time_grid(span, steps, times)
+        ends = checks.time_span(span) if steps is None and times is None else (grid[0], grid[-1])
         if not np.allclose(ends, theirs, rtol=1e-6, atol=1e-12):
             raise ValueError(f"file={str(file)!r} was measured from {theirs[0]} to {theirs[1]}; calibrate anew.")
         with_costs = sde.with_drift(sde.drift.priced(recording.costs.tolist()))

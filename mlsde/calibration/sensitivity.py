@@ -44,20 +44,24 @@ class Reach:
 
 
 class OneLevel:
-    """Estimate of the drift by one level, plus a perturbation."""
+    """Estimate of the drift by one level, of a ladder of differences by the sum up to it, plus a perturbation."""
 
-    def __init__(self, levels: CountedLevels, k: int) -> None:
-        self.levels, self.k = levels, k
+    def __init__(self, levels: CountedLevels, k: int, differences: bool = False) -> None:
+        self.levels, self.used = levels, range(k + 1) if differences else (k,)
         self.delta: Tensor | None = None
 
     def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
         """Value of the level, with :attr:`delta` added."""
-        value = self.levels(self.k, t, y)
-        if self.delta is None:
-            return value
-        if y.requires_grad and not value.requires_grad and _depends(self.levels, self.k, t, y, value):
-            raise OpaqueLevelError
-        return value + self.delta
+        values = []
+        for k in self.used:
+            value = self.levels(k, t, y)
+            if self.delta is not None and y.requires_grad and not value.requires_grad:
+                value = value.clone()  # a level may return one buffer again and again
+                if _depends(self.levels, k, t, y, value):
+                    raise OpaqueLevelError
+            values.append(value)
+        total = sum(values[1:], values[0])
+        return total if self.delta is None else total + self.delta
 
 
 def _depends(levels: CountedLevels, k: int, t: Tensor, y: Tensor, value: Tensor) -> bool:
@@ -90,12 +94,12 @@ def backwards(run: Run, states: list[Tensor], k: int, vectors: Tensor) -> Iterat
     Raises:
         OpaqueLevelError: if the level hides its derivative.
     """
-    level = OneLevel(run.levels, k)
+    level = OneLevel(run.levels, k, run.sde.drift.differences)
     step_of = stepper(run, level)
     steps = run.steps(0, len(states))
     carried = list(vectors)
     for n in reversed(range(len(states))):
-        growth = float(torch.stack(carried).double().square().flatten(2).sum(2).mean())
+        growth = float(torch.stack(carried).double().square().flatten(1).sum(1).mean()) / len(states[n])
         y = states[n].detach().clone().requires_grad_(True)
         level.delta = torch.zeros_like(y).requires_grad_(True)
         with torch.enable_grad():
@@ -105,7 +109,8 @@ def backwards(run: Run, states: list[Tensor], k: int, vectors: Tensor) -> Iterat
             last = r == len(carried) - 1
             carried[r], to_drift = torch.autograd.grad(end, (y, level.delta), vector, retain_graph=not last)
             psi.append(to_drift)
-        run.levels.samples[k] += 2 * len(y) * len(carried)
+        for used in level.used:
+            run.levels.samples[used] += 2 * len(y) * len(carried)
         yield Reach(n, growth, torch.stack(psi))
 
 
@@ -114,7 +119,7 @@ def by_perturbation(run: Run, states: list[Tensor], k: int, vectors: Tensor, see
 
     Sample ``i`` is nudged at a time of its own and followed to the end beside the run that was not.
     """
-    level = OneLevel(run.levels, k)
+    level = OneLevel(run.levels, k, run.sde.drift.differences)
     step_of = stepper(run, level)
     count, samples = len(states), len(states[0])
     at = [min(count - 1, round((i + 0.5) * count / samples)) for i in range(samples)]
@@ -127,10 +132,11 @@ def by_perturbation(run: Run, states: list[Tensor], k: int, vectors: Tensor, see
         nudged = torch.where(starts, plain + nudges, nudged)
         lengths.append(_reaction(run, steps[n], n, plain, dw))
         plain, nudged = step_of(n, steps[n], plain, dw), step_of(n, steps[n], nudged, dw)
-    grown = (nudged - plain).double().flatten(1).square().sum(1) / nudges.double().flatten(1).square().sum(1)
+    grown, before = ((a.double().reshape(samples, -1) ** 2).sum(1) for a in (nudged - plain, nudges))
+    grown = grown / before
     order = np.argsort(at, kind="stable")
     logs = np.log(np.maximum(grown.cpu().numpy()[order], 1e-30))
-    w = np.exp(np.interp(np.arange(count), [*np.array(at)[order].tolist(), count], [*logs.tolist(), 0.0]))
+    w = np.exp(np.interp(np.arange(1, count + 1), [*np.array(at)[order].tolist(), count], [*logs.tolist(), 0.0]))
     return [Reach(n, float(w[n]), lengths[n] * math.sqrt(w[n]) * vectors) for n in range(count)]
 
 
