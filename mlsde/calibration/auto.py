@@ -19,7 +19,7 @@ from mlsde.steppers import METHODS
 SHARE = 0.1
 """Of the run's price that a pilot may cost."""
 
-_PILOT_STEPS = (16, 32, 48, 96)
+_PILOT_STEPS = (16, 32, 64)
 """Of the pilots for a tolerance, whose price is not known before: each is only run if the run is large enough."""
 
 
@@ -35,6 +35,7 @@ def chosen(
     tol: float | None,
     calibration: Calibration | None,
     seed: int,
+    trajectories: int | None = None,
 ) -> tuple[Recommendation, float]:
     """What to run, and the price of finding out per trajectory; warns of what is wrong.
 
@@ -49,6 +50,7 @@ def chosen(
         tol: root mean square error per component.
         calibration: of an earlier pilot, which is then not run again.
         seed: of the pilot.
+        trajectories: of the run, among which the pilot's price is shared out; by default those of ``y0``.
 
     Raises:
         TypeError, ValueError: for bad input, naming the argument.
@@ -66,9 +68,10 @@ def chosen(
         priced = sde.with_drift(sde.drift.priced(known.recording.costs.tolist()))  # whatever noise this run has
         known = Calibration(priced, grid, known.recording, known.trajectories, known.warnings)
         return _warned(known.recommend(budget=budget, tol=tol, steps=fixed)), 0.0
+    count = checks.state("y0", y0).shape[0] if trajectories is None else trajectories
     if tol is not None:
-        return _for_tolerance(sde, y0, t_span, steps, times, method, tol, fixed, seed)
-    return _for_price(sde, y0, t_span, steps, times, method, budget, fixed, seed)
+        return _for_tolerance(sde, y0, t_span, steps, times, method, tol, fixed, seed, count)
+    return _for_price(sde, y0, t_span, steps, times, method, budget, fixed, seed, count)
 
 
 def _checked(calibration: object, sde: SDE, method: str) -> Calibration:
@@ -119,6 +122,7 @@ def _for_price(
     budget: float | None,
     fixed: int | None,
     seed: int,
+    trajectories: int,
 ) -> tuple[Recommendation, float]:
     checks.one_of("method", method, tuple(METHODS))
     priced, _, _, each = _priced(sde, y0, t_span, times, method)
@@ -131,10 +135,21 @@ def _for_price(
         price = checks.positive_number("budget", budget)
     count = fixed if fixed is not None else max(1, math.ceil(price / top))
     grid: dict[str, Any] = {"steps": count} if times is None else {"times": times}
-    if measure.size(SHARE * price * len(y0) / each) is None or len(priced.drift) == 1:
-        return _warned(_without_pilot(priced, y0, t_span, grid, method, price, top, budget is not None)), 0.0
+    if measure.size(SHARE * price * trajectories / each) is None or len(priced.drift) == 1:
+        return _warned(
+            _without_pilot(priced, y0, t_span, grid, method, price, top, budget is not None, trajectories)
+        ), 0.0
     known = measure.calibrate(
-        priced, y0, t_span, **grid, budget=price, share=SHARE, method=method, unit="declared", seed=seed
+        priced,
+        y0,
+        t_span,
+        **grid,
+        budget=price,
+        share=SHARE,
+        method=method,
+        unit="declared",
+        seed=seed,
+        trajectories=trajectories,
     )
     if budget is None:
         return _warned(known.recommend(steps=fixed)), known.cost
@@ -142,14 +157,23 @@ def _for_price(
 
 
 def _without_pilot(
-    sde: SDE, y0: Tensor, t_span: Any, grid: dict[str, Any], method: str, price: float, top: float, limited: bool
+    sde: SDE,
+    y0: Tensor,
+    t_span: Any,
+    grid: dict[str, Any],
+    method: str,
+    price: float,
+    top: float,
+    limited: bool,
+    trajectories: int,
 ) -> Recommendation:
     """The top level as often as it can be paid for; a run too small for a pilot has nothing better to go by."""
     times = checks.time_grid(t_span, grid.get("steps"), grid.get("times"))
     level = len(sde.drift)
     n = len(times) - 1
     if limited:
-        prices = [top * cost / sde.drift.required_costs("a pilot")[-1] for cost in sde.drift.required_costs("a pilot")]
+        costs = np.array(sde.drift.required_costs("a pilot")) * METHODS[method].stages
+        prices = (np.cumsum(costs) if sde.drift.differences else costs).tolist()
         level = max((k + 1 for k, one in enumerate(prices) if one <= price * (1 + 1e-9)), default=0)
         if level == 0:
             raise ValueError(f"budget={price:g} does not pay for one step of the cheapest level, {min(prices):g}.")
@@ -159,7 +183,7 @@ def _without_pilot(
     reason = (
         "the ladder has one level, so there is nothing to choose but the number of steps; give a cheaper one too."
         if one_level
-        else f"a run of {len(y0)} trajectories at {price:.4g} each is too small for a pilot at {SHARE:.0%} of its "
+        else f"a run of {trajectories} trajectories at {price:.4g} each is too small for a pilot at {SHARE:.0%} of its "
         "price; the top level was taken unseen, so calibrate once, and hand it over with calibration=."
     )
     why = f"{reason[0].upper()}{reason[1:]} No error is predicted."
@@ -178,6 +202,7 @@ def _for_tolerance(
     tol: float,
     fixed: int | None,
     seed: int,
+    trajectories: int,
 ) -> tuple[Recommendation, float]:
     """Pilots that double, as long as the run they point to is large enough to pay for the next."""
     checks.positive_number("tol", tol)
@@ -187,11 +212,20 @@ def _for_tolerance(
     spent, samples = 0.0, 8
     for n, after in zip(_PILOT_STEPS, (*_PILOT_STEPS[1:], None), strict=True):
         known = measure.calibrate(
-            priced, y0, t_span, **grid, method=method, unit="declared", seed=seed, pilot_steps=n, pilot_samples=samples
+            priced,
+            y0,
+            t_span,
+            **grid,
+            method=method,
+            unit="declared",
+            seed=seed,
+            pilot_steps=n,
+            pilot_samples=samples,
+            trajectories=trajectories,
         )
         spent += known.cost
         found = known.recommend(tol=tol, steps=fixed)
-        allowed = SHARE * found.predicted_cost * len(y0)
-        if after is None or spent * len(y0) + after * samples * each > allowed:
+        allowed = SHARE * found.predicted_cost * trajectories
+        if after is None or spent * trajectories + after * samples * each > allowed:
             break
     return _warned(found), spent

@@ -22,7 +22,7 @@ _SURE = (1.0, 0.5, 0.25)
 _MOST_LEVELS = 4
 """Of a sub-ladder, where the whole has more than twice as many sub-ladders as this allows for quickly."""
 
-_BISECTIONS = 30
+_BISECTIONS = 22
 
 _STEPS_AT_MOST = (4096, 16)
 """Steps that cheap levels are given: so many, or so many for each time that the budget pays for the top level."""

@@ -147,7 +147,7 @@ def coins_squares(model: Model, one: Candidate, table: np.ndarray) -> np.ndarray
 
 def shapes(model: Model, levels: tuple[int, ...], rule: tuple[str, str]) -> list[np.ndarray]:
     """Shapes in time of the probabilities, each of mean 1, shape ``(N, k)``: where a level's errors come from."""
-    part = model.recording.part(levels)
+    part = model.part(levels)
     sizes = replay.impulse_squares(part)
     made = [sizes ** (0.5 if by_chance(rule) else 1.0 / 3.0)]
     if rule[1] in MEMORY:

@@ -107,6 +107,13 @@ class Model:
         )
         self.index = {interval: i for i, interval in enumerate(self.intervals)}
         self._curves: dict[tuple[str, str], Curve] = {}
+        self._parts: dict[tuple[int, ...], np.ndarray] = {}
+
+    def part(self, levels: tuple[int, ...]) -> np.ndarray:
+        """Responses of a sub-ladder's differences, shape ``(P, k, N, N)``; made once."""
+        if levels not in self._parts:
+            self._parts[levels] = self.recording.part(levels)
+        return self._parts[levels]
 
     def floor(self, level: int, steps: np.ndarray | float) -> np.ndarray:
         """Mean squared error of one level at every step, against the exact solution of the top level."""
@@ -230,7 +237,7 @@ class Model:
             table: probabilities of a run, at the pilot's times, shape ``(N, k)``.
             steps: of that run.
         """
-        part, scale, unsure = self.recording.part(levels), steps / self.recording.steps, table < 1.0
+        part, scale, unsure = self.part(levels), steps / self.recording.steps, table < 1.0
         if by_chance(rule):
             return self._by_sample(self._chance(part, rule[0], table) / scale * self.trust(rule))
         dense = np.where(unsure, table * scale, 0.0).max(axis=0)
@@ -253,7 +260,7 @@ class Model:
         dense = np.where(unsure, table * scale, 0.0).max(axis=0)
         thin = 2.0 ** np.maximum(0.0, np.ceil(np.log2(np.maximum(dense, 1e-12) / THINNED[0])))
         thinned = np.where(unsure, table * scale / thin, 1.0)
-        found = replay.defects(self.recording.part(levels), self.recording.times, thinned, *rule)
+        found = replay.defects(self.part(levels), self.recording.times, thinned, *rule)
         squares = (found.sum(axis=1) ** 2).mean(axis=0)
         return float(squares.std() / max(squares.mean(), 1e-300))
 

@@ -33,7 +33,9 @@ from mlsde.theory.allocation import evaluation_probabilities
 COARSER = (1, 2, 4, 8)
 """The top level is run with the pilot's steps and with these parts of them."""
 
-_PROJECTIONS = 4
+_PROJECTIONS = ((16, 4), (math.inf, 2))
+"""Random projections per sample in a pilot of fewer samples than so many: many samples are projections enough."""
+
 _CHEAP_ENOUGH = 4.0
 """How many times cheaper than the top a level must be to carry the errors to the end in its stead."""
 
@@ -50,9 +52,9 @@ _LINEAR = (0.5, 2.0)
 """What is measured of the level below the top, over what first order makes of it: beyond these, the top is asked."""
 
 
-def projection_count(size: int) -> int:
+def projection_count(size: int, samples: int = 1) -> int:
     """Random projections of the end per sample; with as many as components they are exact."""
-    return min(size, _PROJECTIONS)
+    return min(size, next(count for most, count in _PROJECTIONS if samples < most))
 
 
 def step_price(costs: np.ndarray, differences: bool, size: int, stages: int) -> float:
@@ -141,7 +143,7 @@ def record(
     count = len(times) - 1
     coarse = [end, *(ends[len(costs), part] for part in COARSER[1:])]
     changes = [_distance(a, b) for a, b in pairwise(coarse)]
-    vectors = sensitivity.projections(y0.to(run.dtype), projection_count(math.prod(y0.shape[1:])), rng)
+    vectors = sensitivity.projections(y0.to(run.dtype), projection_count(math.prod(y0.shape[1:]), len(y0)), rng)
     carrier = _carrier(costs, sde.drift.differences)
     responses, growth = _responses(run, states, differences, carrier, vectors, rng)
     linearity = _linearity(responses, gaps)
@@ -267,7 +269,7 @@ def _responses(
     """``psi_n . D_k(t_m)``, shape ``(R S, K, N, N)``, and the growth of errors, shape ``(N,)``."""
     samples, steps, levels = differences.shape[:3]
     seen = differences.flatten(3)  # (S, N, K, d)
-    out = np.zeros((len(vectors), samples, levels, steps, steps))
+    out = np.zeros((len(vectors), samples, levels, steps, steps), dtype=np.float32)
     growth = np.zeros(steps)
 
     def keep(reaches: Iterable[sensitivity.Reach]) -> None:

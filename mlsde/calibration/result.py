@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from mlsde.calibration.model import Model
 from mlsde.calibration.price import PriceExponent, fit_gamma
 from mlsde.calibration.recommendation import Recommendation
 from mlsde.calibration.recording import LAGS, Recording
+from mlsde.multilevel import SHARES
 from mlsde.sde import SDE
 from mlsde.variances import LevelVariances
 
@@ -126,6 +127,7 @@ class Calibration:
             TypeError, ValueError: for bad input, naming the argument, also for a budget that pays for nothing.
         """
         fixed = None if steps is None else checks.positive_integer("steps", steps)
+        checks.one_of("share", share, SHARES)
         if budget is not None and tol is not None:
             raise ValueError("give one of budget= and tol=, got both.")
         if tol is not None:
@@ -168,6 +170,12 @@ class Calibration:
             sde, times, self.recording.method, tuple(sorted(one.levels)), level, multilevel, _root(one), one.cost,
             one.kind, why, tuple((recommendation.in_words(rival), _root(rival)) for rival in found.rivals), warnings,
         )  # fmt: skip
+
+    def on_grid(self, times: np.ndarray) -> Calibration:
+        """The same measurements for a run on another grid; what was made of them is kept."""
+        other = replace(self, times=times)
+        other.__dict__["model"] = self.model
+        return other
 
     def grid(self, steps: int) -> np.ndarray:
         """The grid of the run to come, thinned or refined to another number of steps."""

@@ -62,10 +62,8 @@ _OWN |= {"cost": "declared"}
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from mlsde.study.catalogue import STUDIES  # noqa: PLC0415
-
     if arguments.list:
-        for name, study in STUDIES.items():
+        for name, study in named_studies().items():
             print(f"{name:20s} {study.title}")
         return 0
     try:
@@ -80,6 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
 
 
+def named_studies() -> dict[str, Any]:
+    """Every study that has a name, by that."""
+    from mlsde.study.catalogue import STUDIES  # noqa: PLC0415
+    from mlsde.study.choices import CHOICES  # noqa: PLC0415
+
+    return {**STUDIES, **CHOICES}
+
+
 def _ours(error: Exception) -> bool:
     """Whether it is a sentence of this package: what a user's own code raises comes through with its traceback."""
     last = error.__traceback__
@@ -89,17 +95,18 @@ def _ours(error: Exception) -> bool:
 
 
 def _named(arguments: argparse.Namespace) -> int:
-    from mlsde.study.catalogue import STUDIES, How  # noqa: PLC0415
+    from mlsde.study.catalogue import How  # noqa: PLC0415
 
+    studies = named_studies()
     given = [name for name in _OWN if getattr(arguments, name) not in (None, False)]
     if given:
         raise ValueError(
             f"--{given[0].replace('_', '-')} goes with --problem: named studies have settings of their own."
         )
-    names = list(STUDIES) if arguments.names == ["all"] else arguments.names
-    unknown = [name for name in names if name not in STUDIES]
+    names = list(studies) if arguments.names == ["all"] else arguments.names
+    unknown = [name for name in names if name not in studies]
     if not names or unknown:
-        raise ValueError(f"NAME must be among {', '.join(STUDIES)}, or all; got {unknown or 'none'}.")
+        raise ValueError(f"NAME must be among {', '.join(studies)}, or all; got {unknown or 'none'}.")
     if len(names) > 1 and arguments.json is not None:
         raise ValueError("--json is for one study; several write theirs into --folder.")
     checks.one_seed(arguments.seed)
@@ -114,7 +121,7 @@ def _named(arguments: argparse.Namespace) -> int:
         trials = Path(arguments.trials or root / "trials") / kind
         how = How(arguments.quick, trials, sys.stderr.isatty(), arguments.seed)
         begin = time.perf_counter()
-        result = STUDIES[name].run(how)
+        result = studies[name].run(how)
         panels.append(result)
         json_file = arguments.json or root / f"{kind}.json"
         picture = arguments.picture if len(names) == 1 else None
@@ -159,10 +166,40 @@ def _at_once(names: list[str], arguments: argparse.Namespace) -> int:
 def _renew(page: Path, folder: Path) -> int:
     """Write the tables of a page anew, from what named studies left in a folder."""
     text = page.read_text()
-    for name, table in tables(folder).items():
+    made = choice_tables(folder) if "<!-- choice: begin -->" in text else tables(folder)
+    for name, table in made.items():
         text = renewed(text, f"\n{table}\n\n", name)
     page.write_text(text)
     return 0
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    file = folder / f"{name}.json"
+    if not file.exists():
+        raise ValueError(f"--folder has no {file.name}: run mlsde study {name} --folder {folder} first.")
+    return dict(json.loads(file.read_text()))
+
+
+def choice_tables(folder: Path) -> dict[str, str]:
+    """The tables of the page on calibration, by the names of their markers.
+
+    Raises:
+        ValueError: as :func:`tables`.
+    """
+    from mlsde.study import choice_page, page  # noqa: PLC0415
+    from mlsde.study.choices import CHOICES  # noqa: PLC0415
+
+    whole = {name: _read(folder, name) for name in CHOICES}
+    learned = {name: whole[name] for name in whole if name.startswith("learned")}
+    return {
+        "choice": choice_page.choices(whole["choice"]),
+        "choice-small": choice_page.choice_goals(whole["choice-small"]),
+        "tolerance": choice_page.tolerances(whole["tolerance"]),
+        "gamma": choice_page.gammas(whole["gamma"]),
+        "learned": choice_page.learned(learned),
+        "adaptivity": choice_page.adaptivity(whole["adaptivity"]),
+        "ran": page.ran({name: _read(folder, f"environment/{name}") for name in CHOICES}),
+    }
 
 
 def tables(folder: Path) -> dict[str, str]:
@@ -174,13 +211,7 @@ def tables(folder: Path) -> dict[str, str]:
     from mlsde.study import page  # noqa: PLC0415
     from mlsde.study.catalogue import STUDIES  # noqa: PLC0415
 
-    def read(name: str) -> dict[str, Any]:
-        file = folder / f"{name}.json"
-        if not file.exists():
-            raise ValueError(f"--folder has no {file.name}: run mlsde study {name} --folder {folder} first.")
-        return dict(json.loads(file.read_text()))
-
-    whole = {name: read(name) for name in STUDIES}
+    whole = {name: _read(folder, name) for name in STUDIES}
     rates = [name for name in whole if re.fullmatch(r"(ode|additive|multiplicative|smooth)-[\d.]+", name)]
     seconds = ["wall-clock", "wall-clock-declared"]
     return {
@@ -190,7 +221,7 @@ def tables(folder: Path) -> dict[str, str]:
         **{name: page.costs(whole[name]) for name in whole if name in seconds or name.startswith("no-gain")},
         **{name: page.comparison(whole[name]) for name in whole if "equal-cost" in name or name == "learned-force"},
         "charges": page.levels(whole["charges"]),
-        "ran": page.ran({name: read(f"environment/{name}") for name in STUDIES}),
+        "ran": page.ran({name: _read(folder, f"environment/{name}") for name in STUDIES}),
     }
 
 

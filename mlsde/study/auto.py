@@ -13,7 +13,6 @@ from mlsde import calibration
 from mlsde.brownian import Brownian
 from mlsde.calibration import Calibration, Recommendation, auto
 from mlsde.problems.ladder import LadderProblem
-from mlsde.study.hindsight import prices
 from mlsde.study.runners import Spent
 
 _MOST_STEPS = 8192
@@ -23,30 +22,36 @@ _MOST_STEPS = 8192
 class Auto:
     """Spends a budget as ``solve(multilevel="auto", budget=...)`` does.
 
-    A pilot that is not charged is run once for each problem and budget, and kept.
+    A pilot that is not charged is run once for each problem, and serves all its budgets.
 
     Args:
         most_steps: what would take more steps is asked for again with so many, and with a quarter of them.
+        trajectories: of the run among which a pilot's price is shared out; by default those of ``y0``.
+        evaluations: of the top level per trajectory, in the run that sizes a pilot which is not charged.
     """
 
     most_steps: int = _MOST_STEPS
-    _kept: dict[tuple[int, float], tuple[LadderProblem, Calibration]] = field(default_factory=dict, init=False)
+    trajectories: int | None = None
+    evaluations: int = 512
+    _kept: dict[int, tuple[LadderProblem, Calibration]] = field(default_factory=dict, init=False)
 
     def __call__(
         self, problem: LadderProblem, y0: Tensor, budget: float, *, charged: bool, seed: int, brownian: Brownian | None
     ) -> Spent:
         """As :class:`mlsde.study.runners.Spender`."""
-        known = None if charged else self._known(problem, y0, budget)
-        advice, pilot = advised(problem, y0, self.most_steps, budget=budget, calibration=known, seed=seed)
+        known = None if charged else self._known(problem, y0)
+        advice, pilot = advised(
+            problem, y0, self.most_steps, budget=budget, calibration=known, seed=seed, trajectories=self.trajectories
+        )
         return _run(advice, pilot, y0, seed, brownian)
 
-    def _known(self, problem: LadderProblem, y0: Tensor, budget: float) -> Calibration:
-        key = id(problem), budget
-        if key not in self._kept:  # with the problem, so that no other one gets its id
-            steps = max(1, int(budget / prices(problem.sde.drift)[-1]))
-            found = calibration.calibrate(problem.sde, y0, problem.t_span, steps=steps, budget=budget)
-            self._kept[key] = problem, found
-        return self._kept[key][1]
+    def _known(self, problem: LadderProblem, y0: Tensor) -> Calibration:
+        if id(problem) not in self._kept:  # with the problem, so that no other one gets its id
+            found = calibration.calibrate(
+                problem.sde, y0, problem.t_span, steps=self.evaluations, trajectories=self.trajectories
+            )
+            self._kept[id(problem)] = problem, found
+        return self._kept[id(problem)][1]
 
 
 def reach(problem: LadderProblem, y0: Tensor, tol: float, *, seed: int, brownian: Brownian | None) -> Spent:

@@ -172,6 +172,7 @@ def choice(
     spend: Spender | None = None,
     *,
     trajectories: int = 256,
+    run: int = 1024,
     budgets: Sequence[float] = (8, 32, 128, 512),
     seeds: int = 3,
     seed: int = 0,
@@ -192,7 +193,8 @@ def choice(
     Args:
         problems: by name; :func:`mlsde.problems.kinds.kinds` by default.
         spend: the chooser; ``multilevel="auto"`` by default.
-        trajectories: samples, among which a pilot's price is shared out.
+        trajectories: samples on which errors are measured.
+        run: trajectories of the run that they are a part of, among which a pilot's price is shared out by default.
         budgets: per trajectory, in evaluations of the top level.
         seeds: of the chooser's coins, and of the pilot that it pays for.
         seed: of initial states and paths, and of the default problems.
@@ -223,10 +225,13 @@ def choice(
     if not chosen or not multiples:
         raise ValueError("problems and budgets must hold at least one of each.")
     whole = {name: checks.positive_integer(name, count) for name, count in counts.items()}
+    run = checks.positive_integer("run", run)
     settings = {**whole, "budgets": multiples, "seed": checks.one_seed(seed)}
     named = tuple(name for name in chosen if name.startswith(("smooth", "gamma"))) if smooth is None else tuple(smooth)
-    study = _Study(chosen, _auto(most_coin_steps) if spend is None else spend, settings, folder)
-    return Choice(tuple(study.cells(progress)), named, settings)
+    study = _Study(
+        chosen, _auto(most_coin_steps, run, max(multiples)) if spend is None else spend, settings, folder, run
+    )
+    return Choice(tuple(study.cells(progress)), named, {**settings, "run": run})
 
 
 class _Remembered:
@@ -245,10 +250,10 @@ class _Remembered:
         return self._kept[ta, tb]
 
 
-def _auto(most_steps: int) -> Spender:
+def _auto(most_steps: int, trajectories: int, evaluations: float) -> Spender:
     from mlsde.study.auto import Auto  # noqa: PLC0415, the calibration is not needed to compare others
 
-    return Auto(most_steps=most_steps)
+    return Auto(most_steps, trajectories, math.ceil(evaluations))
 
 
 class _Study:
@@ -260,13 +265,15 @@ class _Study:
         spend: Spender,
         settings: dict[str, Any],
         folder: str | os.PathLike[str] | None,
+        run: int,
     ) -> None:
-        self.problems, self.spend, self.settings, self.folder = problems, spend, settings, folder
+        self.problems, self.spend, self.settings, self.folder, self.run = problems, spend, settings, folder, run
 
     def _chunks(self, part: str, name: str) -> Chunks:
         """Pieces of one problem: a problem that has changed does not make those of the others worthless."""
         folder = None if self.folder is None else Path(self.folder) / part / name
-        return Chunks(folder, {**self.settings, "problem": fingerprint(self.problems[name])})
+        more = {} if part == "rivals" else {"run": self.run}
+        return Chunks(folder, {**self.settings, **more, "problem": fingerprint(self.problems[name])})
 
     def cells(self, progress: bool) -> Iterator[Cell]:
         names: Any = self.problems

@@ -35,7 +35,7 @@ def rates(studies: dict[str, Numbers]) -> str:
                     "" if i == 0 else _ratio(study, i),
                 ]
             )
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def slopes(studies: dict[str, Numbers]) -> str:
@@ -52,7 +52,7 @@ def slopes(studies: dict[str, Numbers]) -> str:
     width = max(len(row) for row in rows)
     rows = [[*row[:-1], *[""] * (width - len(row)), row[-1]] for row in rows]
     head = ["study", "method", *[f"stretch {i}" for i in range(1, width - 2)], "limit"]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def costs(study: Numbers) -> str:
@@ -61,7 +61,12 @@ def costs(study: Numbers) -> str:
     head = ["error", *(f"{study['errors'][i]:.3g}" for i in every)]
     rows = [[method["name"], *(_cost(method["costs"][i]) for i in every)] for method in study["methods"]]
     first, *rest = study["verdicts"]
-    return _table(head, rows) + f"\n\n{first[0].upper()}{first[1:]} " + "; ".join(_words(line) for line in rest) + "."
+    return (
+        markdown_table(head, rows)
+        + f"\n\n{first[0].upper()}{first[1:]} "
+        + "; ".join(_words(line) for line in rest)
+        + "."
+    )
 
 
 def comparison(study: Numbers) -> str:
@@ -73,7 +78,7 @@ def comparison(study: Numbers) -> str:
         ratio = "" if row["ratio"] is None else f"{row['ratio'][0]:.2f} [{row['ratio'][1]:.2f}, {row['ratio'][2]:.2f}]"
         coins = "-" if row["coins_error"] is None else f"{row['coins_error']:.5f}"
         rows.append([row["name"], f"{row['cost']:.4g}", coins, f"{row['error']:.4f}", ratio])
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def levels(diagnosis: Numbers) -> str:
@@ -86,7 +91,7 @@ def levels(diagnosis: Numbers) -> str:
         )
     ]
     low, high = (_number(end) for end in diagnosis["gamma_interval"])
-    return _table(head, rows) + f"\n\nMeasured gamma: {_number(diagnosis['gamma'])} [{low}, {high}]."
+    return markdown_table(head, rows) + f"\n\nMeasured gamma: {_number(diagnosis['gamma'])} [{low}, {high}]."
 
 
 def ran(environment: Numbers) -> str:
@@ -98,10 +103,11 @@ def ran(environment: Numbers) -> str:
     where = (
         f"On {first['machine']}, {first['cores']} cores, one thread: torch {first['torch']}, Python {first['python']}."
     )
-    return where + "\n\n" + _table(["command", "date", "commit", "took"], rows)
+    return where + "\n\n" + markdown_table(["command", "date", "commit", "took"], rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with a head."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
