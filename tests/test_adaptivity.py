@@ -133,19 +133,19 @@ def test_one_block_is_the_run_without_redrawing_bit_for_bit(correction, noise):
 @pytest.mark.parametrize("coins", ["independent", "systematic", "periodic"])
 def test_a_redrawn_run_keeps_its_budget_and_is_the_same_again(coins):
     given = problem()
-    y0, times = given.initial(8, 0), np.linspace(0.0, 1.0, 513)
-    seen = variances(given, y0, 512) * np.array([1.0, 1.0, 1.0, 1e-3])
+    y0, times = given.initial(8, 0), np.linspace(0.0, 1.0, 257)
+    seen = variances(given, y0, 256) * np.array([1.0, 1.0, 1.0, 1e-3])
     runs = [
-        redrawn_run(given.sde, y0, times, rule(30_000.0, "impulse", coins), seen, seed=seed) for seed in (0, 0, 1, 2, 3)
+        redrawn_run(given.sde, y0, times, rule(15_000.0, "impulse", coins), seen, seed=seed) for seed in (0, 0, 1, 2, 3)
     ]
     assert torch.equal(runs[0][0], runs[1][0])
-    assert np.mean([cost for _, cost, _ in runs[1:]]) == pytest.approx(30_000.0, rel=0.05)
+    assert np.mean([cost for _, cost, _ in runs[1:]]) == pytest.approx(15_000.0, rel=0.05)
 
 
 def test_redrawing_mends_a_plan_that_was_made_from_wrong_variances():
     given = problem()
-    y0, times = given.initial(8, 0), np.linspace(0.0, 1.0, 513)
-    seen = variances(given, y0, 512)
+    y0, times = given.initial(8, 0), np.linspace(0.0, 1.0, 257)
+    seen = variances(given, y0, 256)
     true = (seen.mean(axis=0) / np.array(given.sde.drift.costs)) ** (1 / 3)
     wrong = true * np.array([1.0, 1.0, 1.0, WRONG ** (1 / 3)])
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_redrawing_mends_a_plan_that_was_made_from_wrong_variances():
     for blocks in (1, 8):
         found = [
             redrawn_run(
-                given.sde, y0, times, rule(30_000.0, "hold", values=wrong / 2 / wrong.max()),
+                given.sde, y0, times, rule(15_000.0, "hold", values=wrong / 2 / wrong.max()),
                 seen * np.array([1.0, 1.0, 1.0, WRONG]), blocks=blocks, seed=seed,
             )[0] - full
             for seed in range(4)

@@ -303,7 +303,7 @@ def _linearity(responses: np.ndarray, gaps: np.ndarray) -> float:
     if len(gaps) == 1 or not 0 < gaps[-2] < math.inf:
         return 1.0
     steps = np.arange(responses.shape[-1])
-    predicted = math.sqrt(float((responses[:, -1, steps, steps].sum(axis=1) ** 2).mean()))
+    predicted = math.sqrt(float((responses[:, -1, steps, steps].sum(axis=1, dtype=np.float64) ** 2).mean()))
     return float(gaps[-2] / predicted) if predicted > 0 else math.inf
 
 

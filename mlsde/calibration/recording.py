@@ -107,7 +107,7 @@ class Recording:
     def cut(self, level: int) -> np.ndarray:
         """Mean square error per step that leaving out what lies above a level adds, as projections ``(P, N)``."""
         steps = np.arange(self.steps)
-        return np.asarray(-self.responses[:, level:, steps, steps].sum(axis=1))
+        return np.asarray(-self.responses[:, level:, steps, steps].sum(axis=1, dtype=np.float64))
 
     def part(self, levels: tuple[int, ...]) -> np.ndarray:
         """Responses of a sub-ladder's differences, shape ``(P, len(levels), N, N)``."""

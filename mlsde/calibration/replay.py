@@ -91,9 +91,9 @@ def _previous(fires: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def diagonal(responses: np.ndarray) -> np.ndarray:
-    """``psi_n . D_k(t_n)``, shape ``(P, K, N)``."""
+    """``psi_n . D_k(t_n)``, shape ``(P, K, N)``; in float64, because squares are taken of it."""
     steps = np.arange(responses.shape[-1])
-    return responses[:, :, steps, steps]
+    return responses[:, :, steps, steps].astype(np.float64)
 
 
 def impulse_squares(responses: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def impulse_squares(responses: np.ndarray) -> np.ndarray:
 def increments(responses: np.ndarray, lag: int = 1) -> np.ndarray:
     """Mean square of ``psi_n . (D_k(t_n) - D_k(t_(n - lag)))``, shape ``(N - lag, K)``: what a memory gets wrong."""
     steps = np.arange(lag, responses.shape[-1])
-    change = responses[:, :, steps, steps] - responses[:, :, steps, steps - lag]
+    change = diagonal(responses)[..., lag:] - responses[:, :, steps, steps - lag]
     return np.asarray((change**2).mean(axis=0).T)
 
 
