@@ -11,8 +11,9 @@ import torch
 import mlsde
 from mlsde import study
 from mlsde.cli import main
-from mlsde.cli.study import load_problem, named_method
+from mlsde.cli.study import load_problem, named_method, named_studies
 from mlsde.study.catalogue import STUDIES
+from mlsde.study.choices import CHOICES
 
 MODULE = """
 import torch
@@ -98,8 +99,10 @@ def refused(words, capsys):
 def test_the_list_names_every_study_with_a_line(capsys):
     assert main(["study", "--list"]) == 0
     out, err = capsys.readouterr()
-    assert [line.split()[0] for line in out.splitlines()] == list(STUDIES)
-    assert all(study.title in line for study, line in zip(STUDIES.values(), out.splitlines(), strict=True))
+    studies = named_studies()
+    assert list(studies) == [*STUDIES, *CHOICES]
+    assert [line.split()[0] for line in out.splitlines()] == list(studies)
+    assert all(study.title in line for study, line in zip(studies.values(), out.splitlines(), strict=True))
     assert err == ""
 
 

@@ -1,4 +1,4 @@
-"""The studies behind the page on calibration: is the choice a good one, is a tolerance kept, is gamma recovered?"""
+"""The studies behind the page on calibration: of the choice, of tolerances, of gamma, of learning and redrawing."""
 
 from __future__ import annotations
 
