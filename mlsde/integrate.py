@@ -136,7 +136,8 @@ def _piloted(sde: SDE, y0: Tensor, t_span: Any, *, multilevel: Any, level: Any, 
         raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
     number = checks.seed_or_seeds(seed, checks.state("y0", y0).shape[0])
     first = number if isinstance(number, int) else number[0]
-    return _Pilot(*auto.chosen(sde, y0, t_span, seed=first, **options))
+    share = "batch" if isinstance(number, int) else "sample"
+    return _Pilot(*auto.chosen(sde, y0, t_span, seed=first, share=share, **options))
 
 
 class Run:

@@ -199,9 +199,6 @@ def test_coins_ride_the_path_that_was_given():
     assert errors[1] > 0.1
 
 
-@pytest.mark.xfail(
-    raises=ValueError, strict=True, reason="auto recommends share='batch' though there is a seed for each sample"
-)
 def test_seeds_per_sample_run_each_sample_as_in_a_part_of_the_batch():
     cal, seeds = calibrated(), list(range(SAMPLES))
     for budget in 100.0 * 2.0 ** np.arange(3, 9):  # with some of them the coins are of chance

@@ -36,6 +36,7 @@ def chosen(
     calibration: Calibration | None,
     seed: int,
     trajectories: int | None = None,
+    share: str = "batch",
 ) -> tuple[Recommendation, float]:
     """What to run, and the price of finding out per trajectory; warns of what is wrong.
 
@@ -51,6 +52,7 @@ def chosen(
         calibration: of an earlier pilot, which is then not run again.
         seed: of the pilot.
         trajectories: of the run, among which the pilot's price is shared out; by default those of ``y0``.
+        share: who shares the coins, as of :class:`mlsde.Multilevel`.
 
     Raises:
         TypeError, ValueError: for bad input, naming the argument.
@@ -66,12 +68,12 @@ def chosen(
         grid = known.times if free else checks.time_grid(t_span, steps, times)
         _refuse_other_span(known, grid[[0, -1]] if t_span is None or not free else checks.time_span(t_span))
         priced = sde.with_drift(sde.drift.priced(known.recording.costs.tolist()))  # whatever noise this run has
-        known = Calibration(priced, grid, known.recording, known.trajectories, known.warnings)
-        return _warned(known.recommend(budget=budget, tol=tol, steps=fixed)), 0.0
+        known = known.on_grid(grid, priced)
+        return _warned(known.recommend(budget=budget, tol=tol, steps=fixed, share=share)), 0.0
     count = checks.state("y0", y0).shape[0] if trajectories is None else trajectories
     if tol is not None:
-        return _for_tolerance(sde, y0, t_span, steps, times, method, tol, fixed, seed, count)
-    return _for_price(sde, y0, t_span, steps, times, method, budget, fixed, seed, count)
+        return _for_tolerance(sde, y0, t_span, steps, times, method, tol, fixed, seed, count, share)
+    return _for_price(sde, y0, t_span, steps, times, method, budget, fixed, seed, count, share)
 
 
 def _checked(calibration: object, sde: SDE, method: str) -> Calibration:
@@ -123,6 +125,7 @@ def _for_price(
     fixed: int | None,
     seed: int,
     trajectories: int,
+    share: str,
 ) -> tuple[Recommendation, float]:
     checks.one_of("method", method, tuple(METHODS))
     priced, _, _, each = _priced(sde, y0, t_span, times, method)
@@ -152,8 +155,8 @@ def _for_price(
         trajectories=trajectories,
     )
     if budget is None:
-        return _warned(known.recommend(steps=fixed)), known.cost
-    return _warned(known.recommend(budget=price - known.cost, steps=fixed)), known.cost
+        return _warned(known.recommend(steps=fixed, share=share)), known.cost
+    return _warned(known.recommend(budget=price - known.cost, steps=fixed, share=share)), known.cost
 
 
 def _without_pilot(
@@ -203,6 +206,7 @@ def _for_tolerance(
     fixed: int | None,
     seed: int,
     trajectories: int,
+    share: str,
 ) -> tuple[Recommendation, float]:
     """Pilots that double, as long as the run they point to is large enough to pay for the next."""
     checks.positive_number("tol", tol)
@@ -224,7 +228,7 @@ def _for_tolerance(
             trajectories=trajectories,
         )
         spent += known.cost
-        found = known.recommend(tol=tol, steps=fixed)
+        found = known.recommend(tol=tol, steps=fixed, share=share)
         allowed = SHARE * found.predicted_cost * trajectories
         if after is None or spent * trajectories + after * samples * each > allowed:
             break

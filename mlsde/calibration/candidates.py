@@ -70,6 +70,12 @@ def plain(model: Model, budget: float, steps: int | None = None) -> list[Candida
     return found
 
 
+def top_level(model: Model, steps: int, price: float) -> Candidate:
+    """The top level at every one of so many steps."""
+    square = float(model.floor(model.recording.levels, steps))
+    return Candidate("plain", (model.recording.levels,), steps, price, square, square)
+
+
 def most_steps(model: Model, budget: float) -> int:
     """More steps than these are not tried: each has a price besides that of the levels."""
     recording, (least, factor) = model.recording, _STEPS_AT_MOST

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlsde import checks
-from mlsde.calibration import advice, choice, recommendation
+from mlsde.calibration import advice, candidates, choice, recommendation
 from mlsde.calibration.candidates import Candidate
 from mlsde.calibration.model import Model
 from mlsde.calibration.price import PriceExponent, fit_gamma
@@ -156,7 +156,9 @@ class Calibration:
         n = len(self.times) - 1 if steps is None else steps
         top = float(self.model.step_square(n))
         found = choice.for_error(self.model, advice.AS_ACCURATE**2 * top, n)
-        assert found is not None, "the top level at every step is among the candidates"
+        if found is None:  # the pilot's doubts leave nothing but the top level itself
+            price = n * self.recording.evaluation(self.recording.levels) * self.recording.stages
+            found = choice.Choice(candidates.top_level(self.model, n, price), ())
         return self._made(found, found.best.cost, share, advice.as_accurate(found, n))
 
     def _made(
@@ -171,9 +173,9 @@ class Calibration:
             one.kind, why, tuple((recommendation.in_words(rival), _root(rival)) for rival in found.rivals), warnings,
         )  # fmt: skip
 
-    def on_grid(self, times: np.ndarray) -> Calibration:
-        """The same measurements for a run on another grid; what was made of them is kept."""
-        other = replace(self, times=times)
+    def on_grid(self, times: np.ndarray, sde: SDE | None = None) -> Calibration:
+        """The same measurements for a run on another grid, or of the same ladder with another noise."""
+        other = replace(self, times=times, sde=self.sde if sde is None else sde)
         other.__dict__["model"] = self.model
         return other
 
