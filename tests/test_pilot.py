@@ -10,6 +10,7 @@ import mlsde
 from mlsde import randomness
 from mlsde.calibration import pilot
 from mlsde.calibration.recording import LAGS
+from mlsde.problems.kinds import kinds
 
 F64 = torch.float64
 COSTS = [1.0, 8.0, 64.0]
@@ -166,16 +167,38 @@ def test_errors_are_carried_by_the_dearest_level_that_is_four_times_cheaper_than
     assert pilot.record(equation(costs=costs), start(), grid()).sensitivity_level == carrier
 
 
-def test_where_that_level_is_a_stranger_the_top_carries_them_and_is_paid_for():
+def test_where_that_level_is_a_stranger_no_coins_are_recommended_and_nothing_more_is_paid():
     """The cheap level's derivative is 10 and the others' are -10: what it foresees is e^20 too much."""
-    levels = [Counter(lambda t, y, a=a: a * y) for a in (10.0, -9.9, -10.0)]
-    found = pilot.record(equation("ode", levels, costs=[1.0, 30.0, 64.0]), start(), grid())
-    assert found.sensitivity_level == 3
-    assert found.linearity == pytest.approx(1.0, abs=0.2)
-    np.testing.assert_allclose(found.sensitivity, (1 - 10 / STEPS) ** (2 * np.arange(STEPS)[::-1]), rtol=1e-9)
-    products = 2 * 2 * SAMPLES * STEPS
-    counts = [levels[0].samples + products, levels[1].samples, levels[2].samples + products]
-    assert found.price == pytest.approx(np.dot(counts, [1.0, 30.0, 64.0]))
+    levels = [lambda t, y, a=a: a * y for a in (10.0, -9.9, -10.0)]
+    sde = equation("ode", levels, costs=[1.0, 30.0, 64.0])
+    cal = mlsde.calibrate(sde, torch.ones(512, 2, dtype=torch.float64), (0.0, 1.0), steps=64)
+    assert cal.recording.sensitivity_level == 1
+    assert cal.recording.linearity < 1e-3
+    assert cal.price <= 0.1 * 512 * 64 * 64.0
+    assert cal.recommend(budget=32 * 64.0).kind == "plain"
+
+
+@pytest.mark.parametrize("name", ["smooth-ode", "coarse-ode", "coarse-sde", "top-sde", "useless-sde", "gamma-1.5-ode"])
+@pytest.mark.parametrize("evaluations", [32, 512])
+def test_the_pilot_stays_within_its_share(name, evaluations):
+    problem = kinds()[name]
+    budget = evaluations * problem.sde.drift.costs[-1]
+    cal = mlsde.calibrate(problem.sde, problem.initial(256), problem.t_span, steps=evaluations, budget=budget)
+    assert not any("share" in warning for warning in cal.warnings)
+    assert 0.02 < cal.cost / budget <= 0.1
+
+
+def test_the_part_of_order_one_half_is_what_milstein_adds():
+    """With g = s y the error of order 1/2 of geometric Brownian motion has mean square s^4 T h E y^2 / 2, nearly."""
+    s, r = 0.3, 0.1
+    levels = [lambda t, y: r * y, lambda t, y: r * y * 1.001]
+    sde = mlsde.SDE(mlsde.DriftHierarchy(levels, [1.0, 8.0]), lambda t, y: s * y, noise="diagonal")
+    found = pilot.record(sde, torch.ones(20_000, 1, dtype=torch.float64), np.linspace(0.0, 1.0, 17))
+    exact = s**4 / 16 / 2 * np.exp(2 * r + s**2)
+    assert found.half_order == pytest.approx(exact, rel=0.1)
+    assert found.half_order != pytest.approx(exact / 2, rel=0.1)
+    additive = pilot.record(equation("additive", linear_levels()), start(), grid())
+    assert np.isnan(additive.half_order)
 
 
 # the price

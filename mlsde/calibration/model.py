@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from mlsde.calibration import replay
-from mlsde.calibration.recording import LAGS, Recording
+from mlsde.calibration.recording import LAGS, TRIAL, Recording
 from mlsde.multilevel import MEMORY
 
 THINNED = (0.5, 0.25, 0.125)
@@ -157,8 +157,15 @@ class Model:
 
     @cached_property
     def _two_orders(self) -> tuple[float, float]:
-        """``A, B >= 0`` of ``A / n + B / n^2``, by least squares of the relative errors: order 1/2, and 1 before it."""
+        """``A, B >= 0`` of ``A / n + B / n^2``: order 1/2, and order 1 before it.
+
+        ``A`` is what Milstein's step adds where that was run; else both are by least squares of the relative errors.
+        """
         n, errors = self._step_errors
+        if math.isfinite(self.recording.half_order):
+            half = self.recording.half_order * self.recording.steps
+            rest = np.maximum(errors**2 - half / n, 0.0) * n**2
+            return half, float(np.median(rest))
         columns = np.stack([1.0 / n, 1.0 / n**2], axis=1) / errors[:, None] ** 2
         best, least = (0.0, 0.0), math.inf
         for used in ([0, 1], [0], [1]):
@@ -239,7 +246,9 @@ class Model:
         """
         part, scale, unsure = self.part(levels), steps / self.recording.steps, table < 1.0
         if by_chance(rule):
-            return self._by_sample(self._chance(part, rule[0], table) / scale * self.trust(rule))
+            return self._by_sample(
+                self._chance(part, rule[0], table) / scale * self.trust(rule, float(table[:, -1].mean()) * steps)
+            )
         dense = np.where(unsure, table * scale, 0.0).max(axis=0)
         thin = 2.0 ** np.maximum(0.0, np.ceil(np.log2(np.maximum(dense, 1e-12) / THINNED[0])))
         found = [
@@ -251,7 +260,9 @@ class Model:
         mean = (table * unsure).sum(axis=0) / np.maximum(unsure.sum(axis=0), 1)
         shown = np.minimum(mean * scale / thin, 1.0)
         rest = spacing_factor(rule, mean) / np.maximum(spacing_factor(rule, shown), 1e-3)
-        factors = np.where(unsure.any(axis=0), thin**-order * rest * self.trust(rule), 0.0)
+        factors = np.where(
+            unsure.any(axis=0), thin**-order * rest * self.trust(rule, float(table[:, -1].mean()) * steps), 0.0
+        )
         return self._by_sample(found[1] @ factors)
 
     def luck(self, levels: tuple[int, ...], rule: tuple[str, str], table: np.ndarray, steps: int) -> float:
@@ -291,10 +302,14 @@ class Model:
         factor = (max(off, 1.0 / off) if off > 0 else _MOST_DOUBT) * (1.0 + unlike)
         return min(_MOST_DOUBT, factor) ** 2
 
-    def trust(self, rule: tuple[str, str]) -> float:
-        """What squares foreseen for a rule are multiplied with: what coins did on the pilot's own samples."""
+    def trust(self, rule: tuple[str, str], firings: float) -> float:
+        """What squares foreseen for a rule are multiplied with: what coins did on the pilot's own samples.
+
+        What first order leaves out falls with the impulses themselves, so the more firings the top has, the less.
+        """
         off = self.recording.trials[1 if rule[1] in MEMORY else 0]
-        return min(_MOST_DOUBT, max(_LEAST_DOUBT, off)) ** 2
+        off = min(_MOST_DOUBT, max(_LEAST_DOUBT, off))
+        return (1.0 + (off - 1.0) * min(1.0, TRIAL * self.recording.steps / max(firings, 1e-9))) ** 2
 
     def _chance(self, part: np.ndarray, coin: str, table: np.ndarray) -> np.ndarray:
         """Independent and nested impulses, without chance, for each projection, shape ``(P,)``."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from mlsde import checks, randomness
 from mlsde.brownian import BrownianPath
 from mlsde.calibration import replay, sensitivity
-from mlsde.calibration.recording import LAGS, Recording
+from mlsde.calibration.recording import LAGS, TRIAL, Recording
 from mlsde.hierarchy import CountedLevels, DriftHierarchy
 from mlsde.integrate import Run, solve
 from mlsde.multilevel import Multilevel
@@ -42,14 +42,8 @@ _CHEAP_ENOUGH = 4.0
 TRIALS = ("impulse", "extrapolate")
 """Corrections that are run by coins on the pilot's own samples, to see how far first order foresees them."""
 
-_TRIAL = 0.25
-"""Probability in these trials of every level but the cheapest, which always fires."""
-
 _MOST_SETTLED = 0.75
 """Part of a measured distance between levels that a trend towards finer grids may leave of it."""
-
-_LINEAR = (0.5, 2.0)
-"""What is measured of the level below the top, over what first order makes of it: beyond these, the top is asked."""
 
 
 def projection_count(size: int, samples: int = 1) -> int:
@@ -65,7 +59,7 @@ def step_price(costs: np.ndarray, differences: bool, size: int, stages: int) -> 
     level = float(costs[: carrier + 1].sum() if differences else costs[carrier])
     record = float(costs.sum()) + (stages - 1) * top
     halves = top * sum(1.0 / part for part in COARSER[1:]) * stages
-    level *= stages + 2 * projection_count(size)
+    level *= stages + 2 * projection_count(size) + 1  # and Milstein's run, where the noise depends on the state
     return record + halves + 1.5 * below * stages + level + _trial_price(costs, differences) * stages
 
 
@@ -73,7 +67,7 @@ def _trial_price(costs: np.ndarray, differences: bool) -> float:
     """Price of one step of both trials together."""
     if len(costs) == 1:
         return 0.0
-    p = np.array([1.0, *[_TRIAL] * (len(costs) - 1)])
+    p = np.array([1.0, *[TRIAL] * (len(costs) - 1)])
     return 2.0 * float((p if differences else evaluation_probabilities(p)) @ costs)
 
 
@@ -147,10 +141,8 @@ def record(
     carrier = _carrier(costs, sde.drift.differences)
     responses, growth = _responses(run, states, differences, carrier, vectors, rng)
     linearity = _linearity(responses, gaps)
-    if carrier < len(costs) - 1 and not _LINEAR[0] <= linearity <= _LINEAR[1]:
-        carrier = len(costs) - 1
-        responses, growth = _responses(run, states, differences, carrier, vectors, rng)
-        linearity = _linearity(responses, gaps)
+    half_order, spent = _half_order(sde, y0, times, method, path, {**ends, (len(costs), 1): end}, carrier + 1)
+    price += spent
     trials, spent = _trials(sde, y0, times, method, path, end, responses)
     price += spent
     squares = (differences.double().flatten(3).square().sum(3)).cpu().numpy()  # (S, N, K)
@@ -162,7 +154,7 @@ def record(
     return Recording(
         times=times, costs=costs, responses=responses, variances=squares.mean(axis=0), squares=squares.mean(axis=1),
         increments=np.array(increments), sensitivity=growth, gaps=gaps,
-        steps_seen=np.array([count // part for part in COARSER[:-1]]), changes=np.array(changes),
+        steps_seen=np.array([count // part for part in COARSER[:-1]]), changes=np.array(changes), half_order=half_order,
         seconds=np.array(run.levels.seconds) / calls, flops=flops, unit=unit,
         strong_order=strong_order(sde, method), stages=METHODS[method].stages, differences=sde.drift.differences,
         deterministic=sde.is_ode, size=float(end.double().square().mean().sqrt()),
@@ -179,12 +171,31 @@ def strong_order(sde: SDE, method: str) -> float:
     return 1.0 if sde.is_ode or sde.additive or method == "milstein" else 0.5
 
 
+def _half_order(
+    sde: SDE, y0: Tensor, times: np.ndarray, method: str, path: BrownianPath | None,
+    ends: dict[tuple[int, int], Tensor], level: int,
+) -> tuple[float, float]:  # fmt: skip
+    """What Euler-Maruyama leaves out of Milstein's step, seen on a cheap level: a mean square, and its price."""
+    if method != "euler" or not has_milstein(sde):
+        return math.nan, 0.0
+    try:
+        done = solve(sde, y0, times=times, method="milstein", level=level, brownian=path)
+    except (NonFiniteError, ValueError):  # a diffusion that mixes components
+        return math.nan, 0.0
+    return _distance(done.y1, ends[level, 1]) ** 2, (done.stats.cost or 0.0) * len(y0)
+
+
+def has_milstein(sde: SDE) -> bool:
+    """Whether the stepper of order 1 takes the noise."""
+    return not sde.is_ode and not sde.additive and sde.noise in ("diagonal", "scalar")
+
+
 def _trials(
     sde: SDE, y0: Tensor, times: np.ndarray, method: str, path: BrownianPath | None, end: Tensor, responses: np.ndarray
 ) -> tuple[tuple[float, ...], float]:
     """Distance that coins make over the one foreseen for the very same coins, for each of :data:`TRIALS`; the price."""
     found, price, levels = [], 0.0, len(sde.drift)
-    values = (1.0, *[_TRIAL] * (levels - 1))
+    values = (1.0, *[TRIAL] * (levels - 1))
     for correction in TRIALS:
         if levels == 1 or (method == "heun" and correction == "impulse"):
             found.append(1.0)

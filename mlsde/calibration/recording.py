@@ -17,7 +17,10 @@ _ARRAYS = (
     "times", "costs", "responses", "variances", "squares", "increments", "sensitivity", "gaps", "steps_seen",
     "changes", "seconds",
 )  # fmt: skip
-_FORMAT = 1
+_FORMAT = 2
+
+TRIAL = 0.25
+"""Probability, in the pilot's runs with coins, of every level but the cheapest, which always fires."""
 
 LAGS = (1, 2, 4)
 """Steps of the pilot over which the differences are seen to change."""
@@ -41,6 +44,8 @@ class Recording:
         steps_seen: numbers of steps that the top level was run with, falling, shape ``(J,)``.
         changes: distance of the ends at ``steps_seen[j]`` and half as many steps, shape ``(J,)``; infinite where a
             run did not stay finite.
+        half_order: mean square of what Euler-Maruyama leaves out at order 1/2, on the pilot's grid; NaN where it is not
+            known apart.
         seconds: wall-clock of one evaluation of each level for one sample, shape ``(K,)``.
         flops: floating-point operations of the same, where torch can count them.
         unit: of the costs: ``"declared"``, ``"seconds"`` or ``"flops"``.
@@ -73,6 +78,7 @@ class Recording:
     steps_seen: np.ndarray
     changes: np.ndarray
     seconds: np.ndarray
+    half_order: float
     flops: tuple[float, ...] | None
     unit: str
     strong_order: float
