@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from mlsde.calibration import replay
-from mlsde.calibration.recording import LAGS, TRIAL, Recording
+from mlsde.calibration.recording import LAGS, Recording
 from mlsde.multilevel import MEMORY
 
 THINNED = (0.5, 0.25, 0.125)
@@ -246,9 +246,7 @@ class Model:
         """
         part, scale, unsure = self.part(levels), steps / self.recording.steps, table < 1.0
         if by_chance(rule):
-            return self._by_sample(
-                self._chance(part, rule[0], table) / scale * self.trust(rule, float(table[:, -1].mean()) * steps)
-            )
+            return self._by_sample(self._chance(part, rule[0], table) / scale * self.trust(rule))
         dense = np.where(unsure, table * scale, 0.0).max(axis=0)
         thin = 2.0 ** np.maximum(0.0, np.ceil(np.log2(np.maximum(dense, 1e-12) / THINNED[0])))
         found = [
@@ -260,9 +258,7 @@ class Model:
         mean = (table * unsure).sum(axis=0) / np.maximum(unsure.sum(axis=0), 1)
         shown = np.minimum(mean * scale / thin, 1.0)
         rest = spacing_factor(rule, mean) / np.maximum(spacing_factor(rule, shown), 1e-3)
-        factors = np.where(
-            unsure.any(axis=0), thin**-order * rest * self.trust(rule, float(table[:, -1].mean()) * steps), 0.0
-        )
+        factors = np.where(unsure.any(axis=0), thin**-order * rest * self.trust(rule), 0.0)
         return self._by_sample(found[1] @ factors)
 
     def luck(self, levels: tuple[int, ...], rule: tuple[str, str], table: np.ndarray, steps: int) -> float:
@@ -302,14 +298,14 @@ class Model:
         factor = (max(off, 1.0 / off) if off > 0 else _MOST_DOUBT) * (1.0 + unlike)
         return min(_MOST_DOUBT, factor) ** 2
 
-    def trust(self, rule: tuple[str, str], firings: float) -> float:
+    def trust(self, rule: tuple[str, str]) -> float:
         """What squares foreseen for a rule are multiplied with: what coins did on the pilot's own samples.
 
-        What first order leaves out falls with the impulses themselves, so the more firings the top has, the less.
+        Impulses are trusted less where the level that carried them to the end has not the top level's derivative.
         """
-        off = self.recording.trials[1 if rule[1] in MEMORY else 0]
-        off = min(_MOST_DOUBT, max(_LEAST_DOUBT, off))
-        return (1.0 + (off - 1.0) * min(1.0, TRIAL * self.recording.steps / max(firings, 1e-9))) ** 2
+        impulse, memory = self.recording.trials
+        off = memory if rule[1] in MEMORY else max(impulse, 1.0 + 0.5 * self.recording.unlike)
+        return min(_MOST_DOUBT, max(_LEAST_DOUBT, off)) ** 2
 
     def _chance(self, part: np.ndarray, coin: str, table: np.ndarray) -> np.ndarray:
         """Independent and nested impulses, without chance, for each projection, shape ``(P,)``."""
