@@ -30,7 +30,11 @@ def test_the_choice_is_within_its_goals_of_the_best_plain_way():
     summary = recorded("choice")["summary"]
     assert summary["charged within 1.25 of the best plain way"] >= 0.9
     assert summary["reused within 1.1 of the best plain way"] >= 0.9
-    assert f"{summary['worst charged']['ratio']:.2f} times that of the" in (ROOT / "README.md").read_text()
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    share, worst = summary["charged within 1.25 of the best plain way"], summary["worst charged"]["ratio"]
+    assert f"in {share:.0%}".replace("%", " %") + f" of the cells (worst {worst:.2f})" in readme
+    kept = recorded("tolerance")["summary"]["kept"]
+    assert f"{kept:.0%}".replace("%", " %") + " kept their tolerance" in readme
 
 
 def test_what_the_page_says_of_goals_that_were_missed_was_measured():
@@ -48,10 +52,10 @@ def test_what_the_page_says_of_goals_that_were_missed_was_measured():
 def test_what_the_page_says_of_heun_and_of_stitching_was_measured():
     cells = recorded("choice")["cells"]
     heun = [cell["heun"]["error"] / cell["charged"]["error"] for cell in cells if cell["heun"] is not None]
-    assert (sum(ratio < 1 for ratio in heun), len(heun)) == (19, 32)
+    assert (sum(ratio < 1 for ratio in heun), len(heun)) == (20, 32)
     stitched = [cell["charged"]["error"] / cell["stitched"]["error"] for cell in cells]
     assert sum(ratio > 1 for ratio in stitched) == 8
-    assert f"{max(stitched):.2f}" in ("1.33", "1.34")
+    assert f"{max(stitched):.2f}" == "1.42"
 
 
 def test_tolerances_are_kept_and_not_by_far_too_much():
@@ -60,8 +64,8 @@ def test_tolerances_are_kept_and_not_by_far_too_much():
     assert study["summary"]["kept"] >= 0.9
     assert study["summary"]["median of tolerance over error"] < 3
     missed = [row for row in study["rows"] if not row["kept"]]
-    assert len(missed) == 10
-    assert sum("systematic impulse" in row["chosen"] for row in missed) == 9
+    assert len(missed) == 9
+    assert sum("systematic impulse" in row["chosen"] for row in missed) == 7
 
 
 def test_gamma_is_recovered_and_covered():
