@@ -9,7 +9,7 @@ import numpy as np
 
 from mlsde.calibration import recommendation
 from mlsde.calibration.choice import Choice
-from mlsde.calibration.recording import Recording
+from mlsde.calibration.recording import FARTHER, Recording
 
 if TYPE_CHECKING:
     from mlsde.calibration.result import Calibration
@@ -19,9 +19,6 @@ MARGIN = 1.5
 
 AS_ACCURATE = 1.1
 """Error over that of the top level on the same grid that still counts as accurate as it."""
-
-_WORSE = 1.25
-"""By how much a dearer level must be farther from the top than the one below it, to be named."""
 
 _EQUAL = 1e-12
 """Relative size of a difference that is none."""
@@ -100,7 +97,7 @@ def about_the_ladder(recording: Recording) -> list[str]:
         if recording.costs[k] <= recording.costs[k - 1]:
             found.append(f"level {k + 1} is not dearer than level {k}; order the levels by price, or leave {k} out.")
         below, here = recording.gaps[k - 1], recording.gaps[k]
-        if k < count - 1 and here > _WORSE * below and recording.costs[k] > recording.costs[k - 1]:
+        if k < count - 1 and here > FARTHER * below and recording.costs[k] > recording.costs[k - 1]:
             found.append(
                 f"level {k + 1} is dearer than level {k} but farther from the top level ({here:.2g} after "
                 f"{below:.2g}); leave it out, or put the levels in order."

@@ -20,7 +20,7 @@ from torch import Tensor
 from mlsde import checks, randomness
 from mlsde.brownian import BrownianPath
 from mlsde.calibration import replay, sensitivity
-from mlsde.calibration.recording import LAGS, TRIAL, Recording
+from mlsde.calibration.recording import FARTHER, LAGS, TRIAL, Recording
 from mlsde.hierarchy import CountedLevels, DriftHierarchy
 from mlsde.integrate import Run, solve
 from mlsde.multilevel import Multilevel
@@ -55,7 +55,7 @@ def step_price(costs: np.ndarray, differences: bool, size: int, stages: int) -> 
     """Price of one step of one sample of the pilot, all runs together, in units of ``costs``."""
     top = float(costs.sum() if differences else costs[-1])
     below = float((np.cumsum(costs)[:-1] if differences else costs[:-1]).sum())
-    carrier = _carrier(costs, differences)
+    carrier = _carrier(costs, differences, np.zeros(len(costs)))  # the dearest it may be
     level = float(costs[: carrier + 1].sum() if differences else costs[carrier])
     record = float(costs.sum()) + (stages - 1) * top
     halves = top * sum(1.0 / part for part in COARSER[1:]) * stages
@@ -71,10 +71,14 @@ def _trial_price(costs: np.ndarray, differences: bool) -> float:
     return 2.0 * float((p if differences else evaluation_probabilities(p)) @ costs)
 
 
-def _carrier(costs: np.ndarray, differences: bool) -> int:
-    """Level (from 0) whose derivative carries errors to the end: the dearest that is much cheaper than the top."""
-    cheap = np.flatnonzero(costs * _CHEAP_ENOUGH <= costs[-1])
-    return len(costs) - 1 if differences or not len(cheap) else int(cheap[-1])
+def _carrier(costs: np.ndarray, differences: bool, gaps: np.ndarray) -> int:
+    """Level (from 0) whose derivative carries errors to the end: the dearest that is much cheaper than the top.
+
+    One that ends farther from the top than a cheaper one does is passed over: its derivative is not the top's either.
+    """
+    enough = np.flatnonzero(costs * _CHEAP_ENOUGH <= costs[-1])
+    cheap = [k for k in enough if gaps[k] <= FARTHER * min(gaps[: k + 1])]
+    return len(costs) - 1 if differences or not cheap else int(cheap[-1])
 
 
 class _Recorder:
@@ -138,7 +142,7 @@ def record(
     coarse = [end, *(ends[len(costs), part] for part in COARSER[1:])]
     changes = [_distance(a, b) for a, b in pairwise(coarse)]
     vectors = sensitivity.projections(y0.to(run.dtype), projection_count(math.prod(y0.shape[1:]), len(y0)), rng)
-    carrier = _carrier(costs, sde.drift.differences)
+    carrier = _carrier(costs, sde.drift.differences, gaps)
     responses, growth = _responses(run, states, differences, carrier, vectors, rng)
     linearity = _linearity(responses, gaps)
     half_order, spent = _half_order(sde, y0, times, method, path, {**ends, (len(costs), 1): end}, carrier + 1)

@@ -22,6 +22,9 @@ _FORMAT = 2
 TRIAL = 0.25
 """Probability, in the pilot's runs with coins, of every level but the cheapest, which always fires."""
 
+FARTHER = 1.25
+"""A level that ends farther from the top than a cheaper one by this factor is out of order."""
+
 LAGS = (1, 2, 4)
 """Steps of the pilot over which the differences are seen to change."""
 
