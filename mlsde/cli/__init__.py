@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import mlsde
 from mlsde.cli import bench as bench
 from mlsde.cli import demo as demo
+from mlsde.cli import sample as sample
 from mlsde.cli import study as study
+from mlsde.cli import train as train
 
-_COMMANDS = {"demo": demo, "study": study, "bench": bench}
+_COMMANDS = {"demo": demo, "study": study, "bench": bench, "train": train, "sample": sample}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,83 @@
-"""Diffusion processes and their denoisers as ladders."""
+"""Diffusion processes, their denoisers as ladders, and the samplers that people run.
 
+What needs the diffusers library is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mlsde.diffusion.denoisers import Denoiser, denoiser_ladder, guided
 from mlsde.diffusion.digits import DigitsLadder, digits_ladder
-from mlsde.diffusion.metrics import rmse, sliced_wasserstein
+from mlsde.diffusion.metrics import frechet, kernel_mmd, rmse, sliced_wasserstein
 from mlsde.diffusion.mixture import GaussianMixture
-from mlsde.diffusion.variance_preserving import VariancePreserving
+from mlsde.diffusion.processes import Process, RectifiedFlow, VarianceExploding
+from mlsde.diffusion.samplers import sample
+from mlsde.diffusion.variance_preserving import (
+    CosineVariancePreserving,
+    DiscreteVariancePreserving,
+    VariancePreserving,
+)
 
-__all__ = ["DigitsLadder", "GaussianMixture", "VariancePreserving", "digits_ladder", "rmse", "sliced_wasserstein"]
+if TYPE_CHECKING:
+    from mlsde.diffusion.adapter import MultilevelDenoiser
+    from mlsde.diffusion.data import Images, load_images
+    from mlsde.diffusion.ladders import TrainedLadder, load_ladder, save_ladder
+    from mlsde.diffusion.nets import PatchUNet, unet_ladder
+    from mlsde.diffusion.train import train_ladder
+
+_LATER = {
+    "MultilevelDenoiser": "adapter",
+    "Images": "data",
+    "load_images": "data",
+    "TrainedLadder": "ladders",
+    "load_ladder": "ladders",
+    "save_ladder": "ladders",
+    "PatchUNet": "nets",
+    "unet_ladder": "nets",
+    "train_ladder": "train",
+}
+
+__all__ = [
+    "CosineVariancePreserving",
+    "Denoiser",
+    "DigitsLadder",
+    "DiscreteVariancePreserving",
+    "GaussianMixture",
+    "Images",
+    "MultilevelDenoiser",
+    "PatchUNet",
+    "Process",
+    "RectifiedFlow",
+    "TrainedLadder",
+    "VarianceExploding",
+    "VariancePreserving",
+    "denoiser_ladder",
+    "digits_ladder",
+    "frechet",
+    "guided",
+    "kernel_mmd",
+    "load_images",
+    "load_ladder",
+    "rmse",
+    "sample",
+    "save_ladder",
+    "sliced_wasserstein",
+    "train_ladder",
+    "unet_ladder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs diffusers."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        found = getattr(import_module(f"mlsde.diffusion.{_LATER[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("diffusers", "safetensors", "accelerate"):
+            raise ModuleNotFoundError(f"{name} needs diffusers: pip install 'mlsde[diffusion]'") from error
+        raise
+    globals()[name] = found
+    return found

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
-from mlsde.diffusion.variance_preserving import VariancePreserving
+from mlsde.diffusion.processes import Process
 from mlsde.hierarchy import Level
 
 
-def log_snr_grid(process: VariancePreserving, t_span: tuple[float, float], steps: int) -> np.ndarray:
+def log_snr_grid(process: Process, t_span: tuple[float, float], steps: int) -> np.ndarray:
     """Times from ``t_span[0]`` to ``t_span[1]`` at equal steps of ``log(alpha / sigma)``, shape ``(steps + 1,)``."""
     fine = np.linspace(*t_span, 100 * checks.positive_integer("steps", steps) + 1)
     logs = [_log_snr(process, t) for t in fine.tolist()]
@@ -26,7 +26,7 @@ def log_snr_grid(process: VariancePreserving, t_span: tuple[float, float], steps
     return times
 
 
-def dpm_solver_2m(process: VariancePreserving, denoiser: Level, y: Tensor, times: np.ndarray) -> Tensor:
+def dpm_solver_2m(process: Process, denoiser: Level, y: Tensor, times: np.ndarray) -> Tensor:
     """Solve the probability-flow ODE from ``times[0]`` to ``times[-1]``, one evaluation per step.
 
     Args:
@@ -50,5 +50,5 @@ def dpm_solver_2m(process: VariancePreserving, denoiser: Level, y: Tensor, times
     return y
 
 
-def _log_snr(process: VariancePreserving, t: float) -> float:
+def _log_snr(process: Process, t: float) -> float:
     return math.log(process.alpha(t) / process.sigma(t))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlsde.diffusion.variance_preserving import VariancePreserving
+from mlsde.diffusion.processes import Process
 
 
 class GaussianMixture:
@@ -24,9 +24,7 @@ class GaussianMixture:
         ValueError: if the shapes do not fit, or a variance or weight is not above zero.
     """
 
-    def __init__(
-        self, centres: Tensor, variances: Tensor, weights: Tensor | None = None, *, process: VariancePreserving
-    ) -> None:
+    def __init__(self, centres: Tensor, variances: Tensor, weights: Tensor | None = None, *, process: Process) -> None:
         weights = torch.ones_like(centres[:, 0]) if weights is None else weights
         if centres.ndim != 2 or variances.shape != centres.shape[1:] or weights.shape != centres.shape[:1]:
             raise ValueError(

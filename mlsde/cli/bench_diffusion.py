@@ -1,0 +1,73 @@
+"""``mlsde bench diffusion``: every way to draw from a trained ladder, error against cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlsde.cli.output import environment, write_json
+
+EQUATIONS = {"ode": 0.0, "sde": 1.0}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of this suite."""
+    group = parser.add_argument_group("diffusion")
+    group.add_argument("--ladder", default="digits", help="digits, fashion, or a folder (default digits)")
+    group.add_argument("--equation", choices=sorted(EQUATIONS), default="ode", help="which to solve (default ode)")
+    group.add_argument("--unit", choices=["flops", "seconds"], default="flops", help="of the costs (default flops)")
+    group.add_argument("--samples", type=int, default=32, help="trajectories (default 32)")
+    group.add_argument("--budgets", default="5,10,20,40", help="of the coins, in evaluations of the top level")
+    group.add_argument("--seeds", type=int, default=5, help="seeds of the coins (default 5)")
+    group.add_argument("--reference-steps", type=int, default=300, help="of the reference (default 300)")
+    group.add_argument("--folder", metavar="FOLDER", help="keep the pieces there, to go on after a kill")
+    group.add_argument("--device", default="cpu", help="cpu or cuda")
+    group.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+    group.add_argument("--pictures", metavar="PREFIX", help="write PREFIX-errors.png and PREFIX-variances.png")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the suite, or read what it wrote: 2 for bad input."""
+    import torch  # noqa: PLC0415
+
+    from mlsde.diffusion import benchmark_report  # noqa: PLC0415
+    from mlsde.diffusion.benchmark import Benchmark, Size  # noqa: PLC0415
+    from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
+
+    try:
+        if arguments.read is not None:
+            result: dict[str, Any] = json.loads(Path(arguments.read).read_text(encoding="utf-8"))
+        else:
+            torch.set_num_threads(arguments.threads)
+            size = Size(
+                EQUATIONS[arguments.equation], arguments.unit, arguments.samples,
+                tuple(float(b) for b in arguments.budgets.split(",")), arguments.seeds,
+                patterns=max(15, arguments.seeds), reference_steps=arguments.reference_steps,
+            )  # fmt: skip
+            ladder = load_ladder(arguments.ladder, device=arguments.device)
+            bench = Benchmark(
+                ladder, arguments.ladder, size, folder=arguments.folder,
+                report=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
+            )  # fmt: skip
+            result = bench.result()
+            result["gamma"] = benchmark_report.gamma(ladder.about.megaflops, ladder.about.held_out)
+            result |= {"verdicts": benchmark_report.verdicts(result), "environment": _where(arguments.device)}
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"mlsde bench diffusion: {error}", file=sys.stderr)
+        return 2
+    print(benchmark_report.table(result))
+    write_json(arguments.json, result)
+    if arguments.pictures is not None:
+        print(benchmark_report.picture([result], f"{arguments.pictures}-errors.png"))
+        print(benchmark_report.variances_picture([result], f"{arguments.pictures}-variances.png"))
+    return 0
+
+
+def _where(device: str) -> dict[str, Any]:
+    import torch  # noqa: PLC0415
+
+    card = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return environment() | {"device": card or device}

@@ -1,0 +1,47 @@
+"""Draw images from a trained ladder: the full run, multilevel at several prices, and rivals at the same."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mlsde.cli.output import environment, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("ladder", nargs="?", default="digits", help="digits, fashion, or a folder (default digits)")
+    parser.add_argument("--equation", default="ode", help="ode or sde (default ode)")
+    parser.add_argument("--samples", type=int, default=8, help="images of each way (default 8)")
+    parser.add_argument("--budgets", default="10,20", help="costs in evaluations of the top level (default 10,20)")
+    parser.add_argument("--steps", type=int, default=100, help="steps of the full run (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+    parser.add_argument("--picture", metavar="FILE", default="out/sample.png", help="where the picture goes")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command: 2 for bad input."""
+    import torch  # noqa: PLC0415
+
+    try:
+        from mlsde.diffusion import pictures  # noqa: PLC0415
+        from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
+
+        torch.set_num_threads(arguments.threads)
+        ladder = load_ladder(arguments.ladder, device=arguments.device)
+        rows = pictures.draw(
+            ladder, equation=arguments.equation, samples=arguments.samples, full_steps=arguments.steps,
+            budgets=[float(budget) for budget in arguments.budgets.split(",")], seed=arguments.seed,
+            report=lambda line: print(f"  {line}", file=sys.stderr),
+        )  # fmt: skip
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"mlsde sample: {error}", file=sys.stderr)
+        return 2
+    print(ladder)
+    print(pictures.table(rows))
+    print(f"picture: {pictures.picture(rows, arguments.picture)}")
+    write_json(arguments.json, {"environment": environment(), "rows": [row.as_dict() for row in rows]})
+    return 0

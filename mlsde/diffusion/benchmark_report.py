@@ -1,0 +1,202 @@
+"""What a benchmark of a trained ladder says: verdicts, a table, a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from mlsde import drawing
+from mlsde.diffusion.benchmark import cost_at, frontier
+
+_EULER = ("ddim", "ddim-log", "ddpm")
+"""First order, one evaluation a step: the paper's kind of stepping."""
+
+_LABELS = {"ddim": "DDIM", "ddim-log": "DDIM in log-SNR", "ddpm": "DDPM", "dpm++2m": "DPM-Solver++(2M)", "dpm++3m": "DPM-Solver++(3M)",
+           "unipc": "UniPC", "edm-heun": "Heun (EDM)"}  # fmt: skip
+
+
+def families(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by what they are: the top level by each solver, lower levels alone, stitched, the paper's rule, ours."""
+    top = len(result["costs"])
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in result["plain"]:
+        way = row["way"]
+        if way["switch"] is not None:
+            name = f"two levels stitched, {_LABELS[way['sampler']]}"
+        elif way["levels"][-1] < top:
+            name = "a lower level alone"
+        else:
+            name = f"top level, {_LABELS[way['sampler']]}"
+        found.setdefault(name, []).append(row)
+    found["the paper's rule (independent coins)"] = result["paper"]
+    found["spread coins, tuned"] = result["ours"]
+    found["the method chosen on other samples"] = result["chosen"]
+    return found
+
+
+def verdicts(result: dict[str, Any]) -> dict[str, Any]:
+    """The issue's four questions at every budget, in numbers.
+
+    Speed-ups are costs of the rival at the error of ours over our cost: above 1 ours is cheaper. A rival is its own
+    frontier over all its settings, in hindsight.
+    """
+    plain, top = result["plain"], len(result["costs"])
+    alone = [row for row in plain if row["way"]["levels"][-1] == top and row["way"]["switch"] is None]
+    euler_top = [row for row in alone if row["way"]["sampler"] in _EULER]
+    euler_all = [row for row in plain if row["way"]["sampler"] in _EULER]
+    second = [row for row in alone if row["way"]["sampler"] == "dpm++2m"]
+    told: dict[str, Any] = {"ceiling": 1.0 / result["costs"][0], "budgets": []}
+    for budget in result["size"]["budgets"]:
+        paper = _best_at(result["paper"], budget)
+        pattern = _best_at(result["patterns"], budget)
+        ours, chosen = _best_at(result["ours"], budget), _of_budget(result, budget)
+        row: dict[str, Any] = {"budget": budget}
+        if paper is not None:
+            row["paper"] = {"error": paper["error"], "speed-up over the top by Euler": _gain(euler_top, paper)}
+        if pattern is not None:
+            best = min(pattern["rmse"])
+            row["paper, best of patterns"] = {
+                "error": best,
+                "speed-up over the top by Euler": cost_at(euler_top, best) / pattern["cost"],
+                "the same with the search charged": cost_at(euler_top, best) / pattern["cost"] / len(pattern["rmse"]),
+            }
+        if ours is not None:
+            row["ours"] = {
+                "words": ours["words"],
+                "cost": ours["cost"],
+                "error": ours["error"],
+                "speed-up over the top by Euler": _gain(euler_top, ours),
+                "speed-up over every Euler-type way": _gain(euler_all, ours),
+                "speed-up over the top by DPM-Solver++(2M)": _gain(second, ours),
+                "speed-up over every plain way": _gain(plain, ours),
+            }
+        if chosen is not None:
+            row["chosen"] = {
+                "words": chosen["words"],
+                "error": chosen["error"],
+                "error over DPM-Solver++(2M)'s": chosen["error"] / _error_at(second, chosen["cost"]),
+            }
+        told["budgets"].append(row)
+    return told
+
+
+def _best_at(rows: Sequence[dict[str, Any]], budget: float) -> dict[str, Any] | None:
+    at = [row for row in rows if row["way"]["budget"] == budget]
+    return min(at, key=lambda row: float(row["error"])) if at else None
+
+
+def _of_budget(result: dict[str, Any], budget: float) -> dict[str, Any] | None:
+    place = list(result["size"]["budgets"]).index(budget)
+    return result["chosen"][place] if place < len(result["chosen"]) else None
+
+
+def _gain(rivals: Sequence[dict[str, Any]], row: dict[str, Any]) -> float:
+    return cost_at(rivals, row["error"]) / float(row["cost"])
+
+
+def _error_at(rows: Sequence[dict[str, Any]], cost: float) -> float:
+    """Error of a frontier at a cost, interpolated in logarithms."""
+    costs, errors = frontier(rows)
+    return float(np.exp(np.interp(math.log(cost), np.log(costs), np.log(errors))))
+
+
+def gamma(costs: Sequence[float], held_out: Sequence[float]) -> tuple[float, float]:
+    """``gamma`` and the error that no net removes, from three levels or more: ``mse = floor + a cost^(-2/gamma)``.
+
+    The first, middle and last level fix the three unknowns; NaN if their errors do not fall ever more slowly.
+
+    Args:
+        costs: of the levels.
+        held_out: mean square errors on held-out images, with that floor in them.
+    """
+    places = [0, (len(costs) - 1) // 2, len(costs) - 1]
+    if len(set(places)) < 3:
+        return math.nan, math.nan
+    c, e = (np.array([values[i] for i in places]) for values in (costs, held_out))
+    logs = np.log(c)
+
+    def gap(floor: float) -> float:
+        above = np.log(e - floor)
+        return float((above[0] - above[1]) / (logs[1] - logs[0]) - (above[1] - above[2]) / (logs[2] - logs[1]))
+
+    low, high = -10.0 * float(e[-1]), float(e[-1]) * (1.0 - 1e-9)
+    if not (np.diff(e) < 0).all() or gap(low) * gap(high) > 0:
+        return math.nan, math.nan
+    floor = float(brentq(gap, low, high))
+    slope = (math.log(e[0] - floor) - math.log(e[1] - floor)) / (logs[1] - logs[0])
+    return 2.0 / float(slope), floor
+
+
+def table(result: dict[str, Any]) -> str:
+    """Errors of every family at every budget, and the verdicts, as text."""
+    size = result["size"]
+    equation = "ODE" if size["churn"] == 0 else "SDE"
+    budgets = list(size["budgets"])
+    lines = [
+        f"{result['ladder']}, {equation}, costs in {size['unit']}: levels at "
+        + ", ".join(f"{cost:.4g}" for cost in result["costs"])
+        + f"; {size['samples']} samples; reference off by about {result['reference_error']:.2g}",
+        "least error at or below a cost of".ljust(44) + "".join(f"{budget:>9g}" for budget in budgets),
+    ]
+    for name, rows in families(result).items():
+        cells = []
+        for budget in budgets:
+            within = [row["error"] for row in rows if row["cost"] <= 1.05 * budget]
+            cells.append(f"{min(within):9.4f}" if within else " " * 8 + "-")
+        lines.append(name.ljust(44) + "".join(cells))
+    told = verdicts(result)
+    lines.append(f"ceiling of every speed-up, the ratio of the dearest level to the cheapest: {told['ceiling']:.3g}")
+    for row in told["budgets"]:
+        for who in ("paper", "paper, best of patterns", "ours", "chosen"):
+            if who in row:
+                shown = ", ".join(
+                    f"{name} {value:.3g}" if isinstance(value, float) else str(value)
+                    for name, value in row[who].items()
+                )
+                lines.append(f"at {row['budget']:g}, {who}: {shown}")
+    return "\n".join(lines)
+
+
+def picture(results: Sequence[dict[str, Any]], file: str | Path) -> str:
+    """Error against cost, a panel for each result; returns the file's name."""
+    figure = drawing.canvas(6.4 * len(results), 5.2)
+    for axes, result in zip(np.atleast_1d(figure.subplots(1, len(results), sharey=True)), results, strict=True):
+        groups = families(result)
+        for i, (name, rows) in enumerate(groups.items()):
+            costs, errors = frontier(rows)
+            ours = name.startswith(("spread", "the method"))
+            axes.plot(
+                costs, errors, marker="o" if ours else ".", markersize=6 if ours else 4, label=name,
+                color=drawing.COLOURS[i % len(drawing.COLOURS)], linewidth=2.2 if ours else 1.0,
+                linestyle=("-", "--", ":")[i // len(drawing.COLOURS) % 3],
+            )  # fmt: skip
+        axes.axhline(result["reference_error"], color="#bbbbbb", linewidth=0.8)
+        size = result["size"]
+        axes.set(
+            xscale="log", yscale="log", xlabel=f"cost ({size['unit']}), evaluations of the top level",
+            title=f"{result['ladder']}, {'ODE' if size['churn'] == 0 else 'reverse SDE'}",
+        )  # fmt: skip
+        axes.legend(frameon=False, fontsize=7)
+    figure.axes[0].set_ylabel("RMSE to the fine run of the top level")
+    return drawing.save(figure, file)
+
+
+def variances_picture(results: Sequence[dict[str, Any]], file: str | Path) -> str:
+    """``V_k(t)`` over the timesteps, a panel for each result; returns the file's name."""
+    figure = drawing.canvas(5.0 * len(results), 4.0)
+    for axes, result in zip(np.atleast_1d(figure.subplots(1, len(results), sharey=True)), results, strict=True):
+        values = np.array(result["variances"]["values"])
+        for k in range(values.shape[1]):
+            label = "level 1" if k == 0 else f"level {k + 1} less level {k}"
+            axes.plot(result["variances"]["times"], values[:, k], color=drawing.COLOURS[k], marker=".", label=label)
+        equation = "ODE" if result["size"]["churn"] == 0 else "reverse SDE"
+        axes.set(yscale="log", xlabel="timestep", title=f"{result['ladder']}, {equation}")
+        axes.invert_xaxis()
+        axes.legend(frameon=False, fontsize=8)
+    figure.axes[0].set_ylabel("mean square of the drift's part, per image")
+    return drawing.save(figure, file)

@@ -1,0 +1,331 @@
+"""Train the levels of a ladder side by side, on the same noisy images.
+
+One batch serves all levels, so the largest net's output is at hand for the smaller ones: what the method pays for is
+not each level's own loss but the difference of neighbours, and a level may be drawn towards its larger neighbour
+(``distil``), or predict the difference itself (``residual``). Every draw has an address (seed, step), so a run that
+was killed goes on as if nothing had happened.
+
+Sources: J. Ho et al., arXiv 2006.11239 (the loss); T. Hang et al., arXiv 2303.09556 (min-SNR weights).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlsde import checks, randomness
+from mlsde.diffusion import checkpoints
+from mlsde.diffusion.data import Images, as_floats
+
+PREDICTIONS = ("noise", "clean", "v")
+WEIGHTINGS = ("min-snr", "uniform")
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_HELD_OUT = 512
+"""Held-out images of the loss that is shown on the way."""
+
+
+class Noising(Protocol):
+    """What training asks of a process: the parts of signal and noise at a time."""
+
+    def alpha(self, t: float) -> float:
+        """What is left of the signal."""
+        ...
+
+    def sigma(self, t: float) -> float:
+        """Standard deviation of the noise."""
+        ...
+
+
+@dataclass(frozen=True)
+class Times:
+    """The times that a net is trained at.
+
+    Attributes:
+        alpha, sigma: signal and noise at each, shape ``(n,)``.
+        told: what the net is told of each, shape ``(n,)``.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    told: Tensor
+
+    @classmethod
+    def of(cls, process: Noising, times: Sequence[float], told: Sequence[float]) -> Times:
+        """Tabulate a process."""
+        alpha, sigma = ([of(t) for t in times] for of in (process.alpha, process.sigma))
+        return cls(*(torch.tensor(values, dtype=torch.float32) for values in (alpha, sigma, list(told))))
+
+    def to(self, device: torch.device) -> Times:
+        """The same on a device."""
+        return Times(self.alpha.to(device), self.sigma.to(device), self.told.to(device))
+
+    def noisy(self, index: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
+        """Noisy images, those of a batch at the times of ``index``."""
+        alpha, sigma = (part[index].view(-1, 1, 1, 1) for part in (self.alpha, self.sigma))
+        return alpha * clean + sigma * noise
+
+    def target(self, predicts: str, index: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
+        """What the net should say, shape of ``clean``."""
+        alpha, sigma = (part[index].view(-1, 1, 1, 1) for part in (self.alpha, self.sigma))
+        return {"noise": noise, "clean": clean}[predicts] if predicts != "v" else alpha * noise - sigma * clean
+
+    def min_snr(self, predicts: str, index: Tensor, clip: float) -> Tensor:
+        """Weight of the squared error of what the net says, shape ``(n, 1, 1, 1)``; arXiv 2303.09556, section 3.4."""
+        snr = (self.alpha[index] / self.sigma[index]).square().view(-1, 1, 1, 1)
+        of_clean = {"noise": snr, "clean": torch.ones_like(snr), "v": snr + 1.0}[predicts]
+        return snr.clamp(max=clip) / of_clean
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a ladder is trained.
+
+    Args:
+        steps: optimiser steps; the learning rate falls to 0 over them along a cosine.
+        batch: images per step.
+        learning_rates: peak of AdamW's, one for all levels or one for each.
+        warmup: steps over which the rate rises.
+        average: decay of the exponential moving average of the weights, which is what is kept.
+        weighting: of the squared error over the times: ``"uniform"``, or ``"min-snr"``.
+        snr_clip: min-SNR's gamma: the error of the clean image is weighed by the signal-to-noise ratio, up to it.
+        predicts: ``"noise"``, ``"clean"`` or ``"v"``. A net that predicts noise must copy its input, which a narrow
+            one cannot; ``"v"`` asks for no copy at either end.
+        distil: part of the loss that asks a level to agree with its larger neighbour, 0 to 1.
+        residual: whether a level predicts what is to be added to the level below, ``f^k - f^(k-1)``.
+        precision: ``"float32"``, or ``"bfloat16"``, ``"float16"`` for mixed precision on CUDA.
+        evaluate_every: steps between two looks at the held-out loss.
+        seed: of batches, times and noise.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+
+    steps: int = 6000
+    batch: int = 64
+    learning_rates: float | tuple[float, ...] = 1e-3
+    warmup: int = 250
+    average: float = 0.999
+    weighting: str = "uniform"
+    snr_clip: float = 5.0
+    predicts: str = "v"
+    distil: float = 0.0
+    residual: bool = False
+    precision: str = "float32"
+    evaluate_every: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "evaluate_every"):
+            checks.positive_integer(name, getattr(self, name))
+        rates = (self.learning_rates,) if isinstance(self.learning_rates, (int, float)) else self.learning_rates
+        for rate in rates:
+            checks.positive_number("learning_rates", rate)
+        checks.positive_number("snr_clip", self.snr_clip)
+        checks.non_negative_number("warmup", self.warmup)
+        for name in ("average", "distil"):
+            if not 0 <= checks.finite_number(name, getattr(self, name)) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+        if self.distil and self.residual:
+            raise ValueError("distil and residual were both asked for; a correction has no neighbour to agree with.")
+        checks.one_of("predicts", self.predicts, PREDICTIONS)
+        checks.one_of("weighting", self.weighting, WEIGHTINGS)
+        checks.one_of("precision", self.precision, tuple(PRECISIONS))
+        checks.one_seed(self.seed)
+
+    def rate(self, step: int, level: int) -> float:
+        """Learning rate of a level (from 0) at a step."""
+        rates = self.learning_rates
+        peak = rates if isinstance(rates, (int, float)) else rates[level]
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        return peak * rise * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+
+
+class Training:
+    """The training of a ladder; :meth:`run` begins it or goes on with it.
+
+    Args:
+        models: denoisers, cheapest first, called as ``model(noisy, told).sample``.
+        images: what to learn.
+        times: the times to learn at.
+        settings: how.
+        frozen: levels (from 1) that are as they should be: they teach, and are not trained.
+        folder: where the checkpoint is kept; ``None`` keeps none.
+        device: where to train.
+
+    Raises:
+        ValueError: naming the argument; also if the folder holds another training.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        images: Images,
+        times: Times,
+        settings: Settings,
+        *,
+        frozen: Sequence[int] = (),
+        folder: str | Path | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.settings, self.images, self.device = settings, images, torch.device(device)
+        rates = settings.learning_rates
+        if not isinstance(rates, (int, float)) and len(rates) != len(models):
+            raise ValueError(f"learning_rates must be one or {len(models)}, one for each level, got {len(rates)}.")
+        if len(images.train) < settings.batch:
+            raise ValueError(f"batch={settings.batch} is more than the {len(images.train)} images to train on.")
+        if set(frozen) - set(range(1, len(models) + 1)) or len(set(frozen)) == len(models):
+            raise ValueError(f"frozen must name some, not all, of the levels 1 … {len(models)}, got {list(frozen)}.")
+        if settings.precision != "float32" and self.device.type != "cuda":
+            raise ValueError(f"precision={settings.precision!r} pays on CUDA only, and device is {self.device}.")
+        self.times = times.to(self.device)
+        self.models = [model.to(self.device) for model in models]
+        self.averages = [copy.deepcopy(model).eval().requires_grad_(False) for model in self.models]
+        self.trained = [k for k in range(len(models)) if k + 1 not in frozen]
+        for k, model in enumerate(self.models):
+            model.train(k in self.trained).requires_grad_(k in self.trained)
+        groups = [{"params": list(self.models[k].parameters()), "lr": settings.rate(0, k)} for k in self.trained]
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
+        self.step, self.history = 0, list[dict[str, Any]]()
+        self.folder = None if folder is None else Path(folder)
+        about = {"settings": asdict(settings), "levels": len(models), "trained": self.trained, "images": repr(images)}
+        self.about = checkpoints.as_json(about)
+        if self.folder is not None:
+            checkpoints.restore(self, self.folder, self.about)
+
+    def run(
+        self, *, progress: bool = False, most_seconds: float = math.inf, report: Callable[[str], None] | None = None
+    ) -> bool:
+        """Train to the last step, or until the time is up; returns whether it is done.
+
+        Args:
+            progress: show a bar.
+            most_seconds: stop then, with a checkpoint.
+            report: called with a line at every look at the held-out loss.
+        """
+        begin = saved = time.monotonic()
+        with self._bar() if progress else nullcontext() as bar:
+            while self.step < self.settings.steps:
+                losses = self._one_step()
+                self.step += 1
+                if self.step % self.settings.evaluate_every == 0 or self.step == self.settings.steps:
+                    self._look(losses, report)
+                now = time.monotonic()
+                if now - saved > 60 or now - begin > most_seconds:
+                    self.save()
+                    saved = time.monotonic()
+                if bar is not None:
+                    bar.update(1)
+                if now - begin > most_seconds:
+                    return self.step == self.settings.steps
+        self.save()
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        if self.folder is not None:
+            checkpoints.write(self, self.folder, self.about)
+
+    def _bar(self) -> Any:
+        from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
+
+        return tqdm(total=self.settings.steps, initial=self.step, unit="steps")
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean images, indices of times (evenly spread) and noise of a step."""
+        settings, count = self.settings, len(self.images.train)
+        batches = count // settings.batch
+        epoch, place = divmod(step, batches)
+        order = randomness.host_generator(settings.seed, randomness.TRAINING, 0, epoch).permutation(count)
+        chosen = order[place * settings.batch : (place + 1) * settings.batch]
+        rng = randomness.host_generator(settings.seed, randomness.TRAINING, 1, step)
+        clean = as_floats(self.images.train[torch.as_tensor(chosen)])
+        places = (rng.permutation(settings.batch) + rng.random(settings.batch)) / settings.batch
+        index = torch.as_tensor((places * len(self.times.alpha)).astype(np.int64))
+        noise = torch.as_tensor(rng.standard_normal(tuple(clean.shape), dtype=np.float32))
+        return clean.to(self.device), index.to(self.device), noise.to(self.device)
+
+    def _one_step(self) -> list[Tensor]:
+        settings = self.settings
+        clean, index, noise = self._batch(self.step)
+        noisy, told = self.times.noisy(index, clean, noise), self.times.told[index]
+        target = self.times.target(settings.predicts, index, clean, noise)
+        weight = torch.ones_like(target)
+        if settings.weighting == "min-snr":
+            weight = self.times.min_snr(settings.predicts, index, settings.snr_clip).expand_as(target)
+        kind = PRECISIONS[settings.precision]
+        with torch.autocast(self.device.type, dtype=kind) if kind is not None else nullcontext():
+            values = self._values(self.models, noisy, told)
+        losses = []
+        for k in self.trained:
+            loss = (weight * (values[k].float() - target).square()).mean()
+            if settings.distil and k + 1 < len(values):
+                apart = (weight * (values[k].float() - values[k + 1].detach().float()).square()).mean()
+                loss = (1.0 - settings.distil) * loss + settings.distil * apart
+            losses.append(loss)
+        self._descend(torch.stack(losses).sum())
+        return [loss.detach() for loss in losses]
+
+    def _values(self, models: Sequence[nn.Module], noisy: Tensor, told: Tensor) -> list[Tensor]:
+        """Each level's prediction; no gradient flows from one level into another."""
+        values: list[Tensor] = []
+        for k, model in enumerate(models):
+            with nullcontext() if k in self.trained and torch.is_grad_enabled() else torch.no_grad():
+                value = model(noisy, told).sample
+            values.append(values[-1].detach() + value if self.settings.residual and values else value)
+        return values
+
+    def _descend(self, loss: Tensor) -> None:
+        for group, k in zip(self.optimiser.param_groups, self.trained, strict=True):
+            group["lr"] = self.settings.rate(self.step, k)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call, unused-ignore]
+        self.scaler.unscale_(self.optimiser)
+        for k in self.trained:
+            nn.utils.clip_grad_norm_(self.models[k].parameters(), 1.0)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        decay = min(self.settings.average, (1.0 + self.step) / (10.0 + self.step))
+        with torch.no_grad():
+            for k in self.trained:
+                kept, new = (tuple(m.parameters()) for m in (self.averages[k], self.models[k]))
+                torch._foreach_lerp_(kept, new, 1.0 - decay)
+
+    def _look(self, losses: Sequence[Tensor], report: Callable[[str], None] | None) -> None:
+        errors = self.held_out_error(_HELD_OUT)
+        self.history.append({"step": self.step, "train": [float(loss) for loss in losses], "held_out": errors})
+        if report is not None:
+            shown = ", ".join(f"{error:.5f}" for error in errors)
+            report(f"step {self.step}: held-out mean square errors {shown}")
+
+    @torch.no_grad()
+    def held_out_error(self, count: int, *, seed: int = 0) -> list[float]:
+        """Mean square error of the averaged nets' predictions on held-out images, times evenly spread, each level.
+
+        Args:
+            count: images to look at; each is used at one time.
+            seed: of times and noise, the same for all levels.
+        """
+        clean = as_floats(self.images.held_out[:count])
+        rng = randomness.host_generator(seed, randomness.TRAINING, 2)
+        places = (rng.permutation(len(clean)) + 0.5) / len(clean)
+        index = torch.as_tensor((places * len(self.times.alpha)).astype(np.int64))
+        noise = torch.as_tensor(rng.standard_normal(tuple(clean.shape), dtype=np.float32))
+        squares = torch.zeros(len(self.models), dtype=torch.float64)
+        for parts in zip(*(torch.split(one, 128) for one in (clean, index, noise)), strict=True):
+            x, i, eps = (part.to(self.device) for part in parts)
+            target = self.times.target(self.settings.predicts, i, x, eps)
+            for k, value in enumerate(self._values(self.averages, self.times.noisy(i, x, eps), self.times.told[i])):
+                squares[k] += float((value - target).square().sum()) / clean.numel()
+        return squares.tolist()
