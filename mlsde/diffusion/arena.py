@@ -6,6 +6,7 @@ A method is a :class:`Way`; :meth:`Arena.measure` runs it and says what it cost 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -257,7 +258,9 @@ class Arena:
             about.timesteps, *about.betas, "linear", prediction_type=predictions[about.predicts],
             final_sigmas_type="zero",
         )  # fmt: skip
-        scheduler.set_timesteps(way.steps, device=self.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # its own use of numpy
+            scheduler.set_timesteps(way.steps, device=self.device)
         model: Any = self.ladder.models[way.levels[-1] - 1]
         y = self.y0
         with torch.no_grad():

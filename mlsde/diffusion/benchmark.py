@@ -41,6 +41,7 @@ class Size:
         tuning_samples: other trajectories, on which the coins' settings are chosen.
         reference_steps: of the reference.
         most_steps: of a plain way.
+        tilts: of the variances, that the tuning tries; see :class:`Way`.
         seed: of everything.
     """
 
@@ -53,6 +54,7 @@ class Size:
     tuning_samples: int = 8
     reference_steps: int = 300
     most_steps: int = 160
+    tilts: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,15 +95,13 @@ def paper_ways(size: Size, levels: int) -> list[Way]:
     ]  # fmt: skip
 
 
-def candidates(budget: float, levels: int) -> list[Way]:
+def candidates(budget: float, levels: int, tilts: Sequence[float]) -> list[Way]:
     """What the coins' settings are chosen from at one budget."""
     ways = []
     corrections = ("impulse", "hold", "extrapolate")
     samplers = (("ddim", (3, 8)), ("ddim-log", (3, 8)), ("dpm++2m", (1.4, 2, 3)))
     for sampler, multiples in samplers:
-        for multiple, correction, tilt, part in itertools.product(
-            multiples, corrections, (-1.0, 0.0, 1.0, 2.0), _parts(levels)
-        ):
+        for multiple, correction, tilt, part in itertools.product(multiples, corrections, tilts, _parts(levels)):
             steps = min(400, round(multiple * budget))
             ways.append(Way(sampler, steps, part, budget, "systematic", correction, tilt=tilt))
     return list(dict.fromkeys(ways))
@@ -190,7 +190,7 @@ class Benchmark:
 
     def tuned(self, budget: float) -> Way:
         """The settings of the coins that miss least on the tuning samples at a budget."""
-        rows = self.rows(candidates(budget, len(self.ladder)), tuning=True)
+        rows = self.rows(candidates(budget, len(self.ladder), self.size.tilts), tuning=True)
         within = [row for row in rows if row["cost"] <= 1.1 * budget] or rows
         best = sorted(within, key=lambda row: float(row["error"]))[:_FINALISTS]
         again = self.rows([_way(row) for row in best], _FINAL_SEEDS, tuning=True)

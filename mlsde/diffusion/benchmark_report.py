@@ -16,8 +16,15 @@ from mlsde.diffusion.benchmark import cost_at, frontier
 _EULER = ("ddim", "ddim-log", "ddpm")
 """First order, one evaluation a step: the paper's kind of stepping."""
 
-_LABELS = {"ddim": "DDIM", "ddim-log": "DDIM in log-SNR", "ddpm": "DDPM", "dpm++2m": "DPM-Solver++(2M)", "dpm++3m": "DPM-Solver++(3M)",
-           "unipc": "UniPC", "edm-heun": "Heun (EDM)"}  # fmt: skip
+_LABELS = {
+    "ddim": "DDIM",
+    "ddim-log": "DDIM in log-SNR",
+    "ddpm": "DDPM",
+    "dpm++2m": "DPM-Solver++(2M)",
+    "dpm++3m": "DPM-Solver++(3M)",
+    "unipc": "UniPC",
+    "edm-heun": "Heun (EDM)",
+}
 
 
 def families(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

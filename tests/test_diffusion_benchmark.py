@@ -1,0 +1,258 @@
+"""The benchmark of trained ladders: its arithmetic by hand, its ways against each other, its pieces on disk."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mlsde.cli import main
+from mlsde.diffusion import benchmark_report
+from mlsde.diffusion.arena import Arena, Way
+from mlsde.diffusion.benchmark import Benchmark, Size, candidates, cost_at, frontier, paper_ways, plain_ways
+from mlsde.diffusion.ladders import About, TrainedLadder, save_ladder
+from mlsde.diffusion.nets import Architecture, megaflops, unet_ladder
+
+WHOLE = (1, 2, 3)
+SMALL = Size(
+    samples=2, budgets=(4.0,), seeds=1, patterns=2, tuning_samples=2, reference_steps=30, most_steps=7, tilts=(0.0,)
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def ladder():
+    sizes = Architecture(2, (8,)), Architecture(1, (8, 16)), Architecture(1, (24, 48))
+    models = tuple(unet_ladder(8, 1, sizes))
+    prices = tuple(megaflops(model) for model in models)
+    return TrainedLadder(models, About("toys", "v", names=("a", "b", "c"), megaflops=prices, held_out=(3.0, 2.0, 1.0)))
+
+
+@pytest.fixture(scope="module")
+def arena(ladder):
+    return Arena(ladder, samples=3, reference_steps=120, pilot_samples=2)
+
+
+def row(cost, error, **way):
+    kept = {"sampler": "ddim", "levels": [1, 2], "budget": None, "switch": None} | way
+    return {"cost": cost, "error": error, "way": kept, "words": "", "rmse": [error]}
+
+
+# arithmetic
+
+
+def test_a_frontier_never_rises_and_costs_are_read_off_it_in_logarithms():
+    rows = [row(4.0, 0.1), row(1.0, 1.0), row(2.0, 3.0), row(16.0, 0.025)]
+    costs, errors = frontier(rows)
+    assert costs.tolist() == [1.0, 2.0, 4.0, 16.0]
+    assert errors.tolist() == [1.0, 1.0, 0.1, 0.025]
+    assert cost_at(rows, 0.05) == pytest.approx(8.0)
+    assert cost_at(rows, 1.0) == 1.0
+    assert cost_at(rows, 0.01) == math.inf
+
+
+@pytest.mark.parametrize("true", [1.5, 2.5, 4.0])
+def test_gamma_and_the_floor_are_recovered_from_errors_that_follow_the_law(true):
+    costs = np.array([1.0, 9.0, 100.0])
+    found, floor = benchmark_report.gamma(costs, 0.3 + 0.7 * costs ** (-2.0 / true))
+    assert found == pytest.approx(true, rel=1e-6)
+    assert floor == pytest.approx(0.3, rel=1e-6)
+
+
+@pytest.mark.parametrize("errors", [(1.0, 1.2, 0.5), (3.0, 2.0), (3.0, 2.9, 0.5)])
+def test_gamma_is_not_made_up_where_no_law_fits(errors):
+    assert math.isnan(benchmark_report.gamma([1.0, 10.0, 100.0][: len(errors)], errors)[0])
+
+
+def test_verdicts_compare_at_equal_error_and_charge_the_search_over_patterns():
+    plain = [row(10.0, 0.4), row(40.0, 0.1), row(10.0, 0.2, sampler="dpm++2m"), row(20.0, 0.1, sampler="dpm++2m")]
+    plain.append(row(5.0, 0.1, switch=0.5))
+    result = {
+        "costs": [0.1, 1.0], "size": {"budgets": [5.0]}, "plain": plain,
+        "paper": [row(5.0, 0.2, budget=5.0)],
+        "patterns": [row(5.0, 0.2, budget=5.0) | {"rmse": [0.4, 0.1]}],
+        "ours": [row(4.0, 0.1, budget=5.0)],
+        "chosen": [row(20.0, 0.05, budget=5.0)],
+    }  # fmt: skip
+    told = benchmark_report.verdicts(result)
+    at = told["budgets"][0]
+    assert told["ceiling"] == pytest.approx(10.0)
+    assert at["paper"]["speed-up over the top by Euler"] == pytest.approx(20.0 / 5.0)
+    assert at["paper, best of patterns"]["speed-up over the top by Euler"] == pytest.approx(40.0 / 5.0)
+    assert at["paper, best of patterns"]["the same with the search charged"] == pytest.approx(4.0)
+    assert at["ours"]["speed-up over the top by Euler"] == pytest.approx(10.0)
+    assert at["ours"]["speed-up over every Euler-type way"] == pytest.approx(5.0 / 4.0)
+    assert at["ours"]["speed-up over the top by DPM-Solver++(2M)"] == pytest.approx(5.0)
+    assert at["chosen"]["error over DPM-Solver++(2M)'s"] == pytest.approx(0.5)
+
+
+# ways
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("dpm++2m", 60), ("dpm++3m", 60), ("unipc", 60), ("edm-heun", 40), ("ddim-log", 60)]
+)
+def test_every_solver_comes_to_the_same_images(arena, sampler, steps):
+    coarse, fine = (arena.measure(Way(sampler, n, WHOLE)).rmse for n in (steps // 4, steps))
+    scale = float(arena.reference.square().mean().sqrt())
+    assert fine < 0.04 * scale
+    assert fine < 0.5 * coarse
+
+
+def test_a_run_of_the_top_level_costs_its_evaluations(arena):
+    found = arena.measure(Way("dpm++2m", 9, WHOLE))
+    assert found.evaluations == (0.0, 0.0, 9.0)
+    assert found.cost == pytest.approx(9.0)
+    assert arena.measure(Way("edm-heun", 5, WHOLE)).evaluations == (0.0, 0.0, 9.0)
+    assert arena.measure(Way("ddim", 9, (2,))).cost == pytest.approx(9.0 * arena.costs[1])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddim-log", "dpm++2m"])
+def test_stitching_runs_the_cheap_level_for_the_stated_part(arena, sampler):
+    found = arena.measure(Way(sampler, 10, (1, 3), switch=0.3))
+    assert found.evaluations == (3.0, 0.0, 7.0)
+
+
+@pytest.mark.parametrize("correction", ["impulse", "hold", "extrapolate"])
+@pytest.mark.parametrize("budget", [6.0, 12.0])
+def test_coins_keep_to_their_budget(arena, correction, budget):
+    way = Way("dpm++2m", 24, (1, 3), budget, correction=correction)
+    costs = [arena.measure(way, seed).cost for seed in range(4)]
+    assert budget - 1.5 < np.mean(costs) < budget + 1.5
+
+
+def test_a_tilt_moves_evaluations_to_where_it_points(arena):
+    tables = []
+    for tilt in (-2.0, 2.0):
+        rule = arena.rule(Way("dpm++2m", 40, WHOLE, 10.0, tilt=tilt))
+        times = arena.process.log_snr_grid(40)
+        drift = arena.drift
+        plan = rule.probabilities.table(times, drift, lambda table: float(table[:, -1].sum()))
+        tables.append(plan[:, -1])
+    half = len(tables[0]) // 2
+    assert tables[0][:half].sum() > tables[0][half:].sum()
+    assert tables[1][:half].sum() < tables[1][half:].sum()
+
+
+def test_one_path_serves_all_ways_of_an_sde(ladder):
+    sde = Arena(ladder, churn=1.0, samples=2, reference_steps=100, pilot_samples=2)
+    coarse, fine = (sde.measure(Way("dpm++2m", n, WHOLE)).rmse for n in (10, 50))
+    assert fine < 0.5 * coarse
+    assert sde.measure(Way("ddpm", 50, WHOLE)).rmse < 0.5 * sde.measure(Way("ddpm", 5, WHOLE)).rmse
+
+
+def test_keys_tell_all_candidates_apart():
+    every = [*plain_ways(Size(), 3), *paper_ways(Size(), 3)]
+    for budget in Size().budgets:
+        every += candidates(budget, 3, Size().tilts)
+    assert len({way.key for way in every}) == len(set(every))
+    assert {way.sampler for way in every} == {"ddim", "ddim-log", "dpm++2m", "dpm++3m", "unipc", "edm-heun"}
+    assert {way.sampler for way in plain_ways(Size(churn=1.0), 3)} == {"ddim", "ddim-log", "ddpm", "dpm++2m"}
+
+
+# the whole
+
+
+@pytest.fixture(scope="module")
+def finished(ladder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pieces")
+    return folder, Benchmark(ladder, "toys", SMALL, folder=folder).result()
+
+
+def test_a_killed_benchmark_goes_on_and_says_the_same(ladder, finished):
+    folder, result = finished
+    for piece in sorted(folder.glob("main_*"))[::3]:
+        piece.unlink()
+    again = Benchmark(ladder, "toys", SMALL, folder=folder).result()
+    assert [r["error"] for r in again["ours"]] == [r["error"] for r in result["ours"]]
+    assert [r["error"] for r in again["plain"]] == [r["error"] for r in result["plain"]]
+
+
+def test_pieces_of_another_ladder_are_refused(ladder, finished):
+    with pytest.raises(ValueError, match="another computation"):
+        Benchmark(ladder, "others", SMALL, folder=finished[0])
+
+
+def test_what_is_chosen_is_the_best_on_the_samples_of_the_tuning(ladder, finished):
+    bench = Benchmark(ladder, "toys", SMALL, folder=finished[0])
+    tuned = bench.tuned(4.0)
+    chosen = bench.chosen(4.0, tuned)
+    errors = {sampler: bench.row(Way(sampler, 4, WHOLE), tuning=True)["error"] for sampler in ("ddim", "dpm++2m")}
+    errors["coins"] = bench.row(tuned, 3, tuning=True)["error"]
+    assert bench.row(chosen, 3 if chosen.budget else 1, tuning=True)["error"] <= min(errors.values())
+
+
+def test_the_report_reads_what_was_measured(finished, tmp_path):
+    result = json.loads(json.dumps(finished[1]))
+    text = benchmark_report.table(result)
+    assert "the paper's rule" in text and "ceiling" in text
+    for file in (
+        benchmark_report.picture([result, result], tmp_path / "errors.png"),
+        benchmark_report.variances_picture([result], tmp_path / "variances.png"),
+    ):
+        assert file.endswith(".png")
+    assert (tmp_path / "errors.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples": 0}, "samples"),
+        ({"budgets": ()}, "budgets must hold at least one"),
+        ({"budgets": (-1.0,)}, "budgets"),
+        ({"seeds": 20}, "patterns=15 must be at least seeds=20"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Size(**change)
+
+
+# the commands
+
+
+@pytest.fixture(scope="module")
+def saved(ladder, tmp_path_factory):
+    return str(save_ladder(ladder, tmp_path_factory.mktemp("ladder")))
+
+
+def test_mlsde_sample_draws_every_way_and_writes_picture_and_numbers(saved, tmp_path, capsys):
+    files = {name: tmp_path / name for name in ("picture.png", "numbers.json")}
+    call = ["sample", saved, "--steps", "12", "--samples", "2", "--budgets", "4,8"]
+    assert main([*call, "--picture", str(files["picture.png"]), "--json", str(files["numbers.json"])]) == 0
+    rows = json.loads(files["numbers.json"].read_text())["rows"]
+    names = [one["name"] for one in rows]
+    assert "full run, DPM-Solver++(2M)" in names and "multilevel at 4" in names and "top level, DDIM" in names
+    assert all(one["cost"] > 0 for one in rows)
+    assert files["picture.png"].exists()
+    assert "multilevel at 8" in capsys.readouterr().out
+
+
+def test_mlsde_sample_names_what_is_wrong(saved, tmp_path, capsys):
+    assert main(["sample", str(tmp_path / "nowhere")]) == 2
+    assert main(["sample", saved, "--budgets", "1"]) == 2
+    assert main(["sample", saved, "--equation", "pde"]) == 2
+    told = capsys.readouterr().err
+    assert "there is no ladder" in told and "at least 2 evaluations" in told and "equation='pde'" in told
+
+
+def test_mlsde_bench_diffusion_names_a_missing_ladder(tmp_path, capsys):
+    assert main(["bench", "diffusion", "--ladder", str(tmp_path / "nowhere")]) == 2
+    assert "there is no ladder" in capsys.readouterr().err
+
+
+def test_mlsde_bench_diffusion_reads_its_own_numbers(finished, tmp_path, capsys):
+    file = tmp_path / "numbers.json"
+    file.write_text(json.dumps(finished[1]))
+    call = ["bench", "diffusion", "--read", str(file), "--pictures", str(tmp_path / "toys")]
+    assert main(call) == 0
+    assert "spread coins, tuned" in capsys.readouterr().out
+    assert (tmp_path / "toys-errors.png").exists() and (tmp_path / "toys-variances.png").exists()
