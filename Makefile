@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint docs bench studies clean
+.PHONY: demo test test-slow test-cuda lint docs bench studies clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ test: $(READY)  ## the fast tests; warnings are errors
 
 test-slow: $(READY)  ## the long studies
 	$(BIN)/python -m pytest -q -m slow
+
+test-cuda: $(READY)  ## the tests that need a CUDA device; `python examples/on_cuda.py` runs all that does
+	$(BIN)/python -m pytest -q -m cuda
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

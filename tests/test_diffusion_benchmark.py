@@ -43,7 +43,7 @@ def arena(ladder):
 
 def row(cost, error, **way):
     kept = {"sampler": "ddim", "levels": [1, 2], "budget": None, "switch": None} | way
-    return {"cost": cost, "error": error, "way": kept, "words": "", "rmse": [error]}
+    return {"cost": cost, "error": error, "way": kept, "words": "", "rmse": [error], "seconds": 2.0}
 
 
 # arithmetic
@@ -80,6 +80,7 @@ def test_verdicts_compare_at_equal_error_and_charge_the_search_over_patterns():
         "paper": [row(5.0, 0.2, budget=5.0)],
         "patterns": [row(5.0, 0.2, budget=5.0) | {"rmse": [0.4, 0.1]}],
         "ours": [row(4.0, 0.1, budget=5.0)],
+        "full": [row(40.0, 0.05) | {"seconds": 16.0}],
         "chosen": [row(20.0, 0.05, budget=5.0)],
     }  # fmt: skip
     told = benchmark_report.verdicts(result)
@@ -91,6 +92,8 @@ def test_verdicts_compare_at_equal_error_and_charge_the_search_over_patterns():
     assert at["ours"]["speed-up over the top by Euler"] == pytest.approx(10.0)
     assert at["ours"]["speed-up over every Euler-type way"] == pytest.approx(5.0 / 4.0)
     assert at["ours"]["speed-up over the top by DPM-Solver++(2M)"] == pytest.approx(5.0)
+    assert at["ours"]["fewer evaluations than its own full run, counted"] == pytest.approx(10.0)
+    assert at["ours"]["the same in wall-clock"] == pytest.approx(8.0)
     assert at["chosen"]["error over DPM-Solver++(2M)'s"] == pytest.approx(0.5)
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
 import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -39,3 +40,11 @@ def test_the_field_of_the_example_is_the_sum_over_the_charges():
     for place, charge in zip(places, charges, strict=True):
         expected += charge * (y - place) / ((y - place).square().sum() + example.SOFTENING**2)
     torch.testing.assert_close(example.make_level(places, charges)(torch.tensor(0.0), y), expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it would begin to work")
+def test_the_cuda_script_ends_well_where_there_is_no_device(monkeypatch, capsys):
+    example = load("on_cuda")
+    monkeypatch.setattr("sys.argv", ["on_cuda.py"])
+    assert example.main() == 0
+    assert "no CUDA device" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlsde.cli.output import environment, write_json
+from mlsde.cli.output import environment, renewed, write_json
 
 EQUATIONS = {"ode": 0.0, "sde": 1.0}
 
@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--folder", metavar="FOLDER", help="keep the pieces there, to go on after a kill")
     group.add_argument("--device", default="cpu", help="cpu or cuda")
     group.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+    group.add_argument(
+        "--results", nargs="+", metavar="FILE", help="renew the page of --markdown from what --json wrote"
+    )
     group.add_argument("--pictures", metavar="PREFIX", help="write PREFIX-errors.png and PREFIX-variances.png")
 
 
@@ -38,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
 
     try:
+        if arguments.results is not None:
+            return _pages(arguments)
         if arguments.read is not None:
             result: dict[str, Any] = json.loads(Path(arguments.read).read_text(encoding="utf-8"))
         else:
@@ -63,6 +68,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pictures is not None:
         print(benchmark_report.picture([result], f"{arguments.pictures}-errors.png"))
         print(benchmark_report.variances_picture([result], f"{arguments.pictures}-variances.png"))
+    return 0
+
+
+def _pages(arguments: argparse.Namespace) -> int:
+    """Renew a page and its pictures from several results."""
+    from mlsde.diffusion import benchmark_report  # noqa: PLC0415
+
+    results = [json.loads(Path(file).read_text(encoding="utf-8")) for file in arguments.results]
+    if arguments.markdown is not None:
+        page = Path(arguments.markdown)
+        page.write_text(renewed(page.read_text(), benchmark_report.markdown(results)))
+    if arguments.pictures is not None:
+        print(benchmark_report.picture(results, f"{arguments.pictures}-errors.png"))
+        print(benchmark_report.variances_picture(results, f"{arguments.pictures}-variances.png"))
     return 0
 
 

@@ -8,7 +8,11 @@ import math
 import sys
 from pathlib import Path
 
+from mlsde import checks
 from mlsde.cli.output import environment, write_json
+
+_RATES = "2e-3,1e-3,6e-4,4e-4"
+"""Peak learning rates of the levels of any ladder by name, as far as it reaches."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, help="height and width to bring the images to (default: the ladder's)")
     parser.add_argument("--steps", type=int, default=6000, help="optimiser steps (default 6000)")
     parser.add_argument("--batch", type=int, default=64, help="images per step (default 64)")
-    parser.add_argument("--rates", default="2e-3,1e-3,6e-4", help="peak learning rates, one or one for each level")
+    parser.add_argument("--rates", help=f"peak learning rates, one or one for each level (default {_RATES})")
+    parser.add_argument("--warmup", type=int, default=250, help="steps over which the rates rise (default 250)")
     parser.add_argument("--predicts", default="v", help="noise, clean or v (default v)")
     parser.add_argument("--weighting", default="uniform", help="of the times: uniform or min-snr (default uniform)")
-    parser.add_argument("--distil", type=float, default=0.5, help="part of the loss that asks neighbours to agree")
+    distil = "part of the loss that asks a level to agree with its larger neighbour (default 0.5; residual: 0)"
+    parser.add_argument("--distil", type=float, help=distil)
     parser.add_argument("--residual", action="store_true", help="each level predicts what to add to the one below")
     parser.add_argument("--teacher", metavar="FOLDER", help="a ladder whose top level teaches, and is not trained")
     parser.add_argument("--every", type=int, default=250, help="steps between looks at the held-out loss (default 250)")
@@ -32,36 +38,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many, to go on another time")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
-    parser.add_argument("--picture", metavar="FILE", help="loss curves (default: losses.png in the folder)")
+    parser.add_argument("--picture", metavar="FILE", help="where loss curves go (default: losses.png in the folder)")
     parser.add_argument("--json", metavar="FILE", help="write the losses to FILE")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command: 0 if the ladder is trained, 3 if there is more to do, 2 for bad input."""
-    import torch  # noqa: PLC0415
-
+    """Run the command: 0 if the ladder is trained, 3 if there is more to do, 2 for bad input, 1 if a level diverged."""
     try:
-        from mlsde.diffusion.train import train_ladder  # noqa: PLC0415
-
-        torch.set_num_threads(arguments.threads)
-        rates = tuple(float(rate) for rate in arguments.rates.split(","))
-        done = train_ladder(
-            arguments.images, arguments.folder, ladder=arguments.ladder, size=arguments.size, teacher=arguments.teacher,
-            device=arguments.device, most_seconds=60.0 * arguments.minutes, progress=sys.stderr.isatty(),
-            picture=arguments.picture, report=lambda line: print(line, flush=True),
-            about={"date": datetime.date.today().isoformat(), "environment": environment()},
-            steps=arguments.steps, batch=arguments.batch, learning_rates=rates[0] if len(rates) == 1 else rates,
-            predicts=arguments.predicts, weighting=arguments.weighting, distil=arguments.distil,
-            residual=arguments.residual, average=arguments.average, precision=arguments.precision,
-            evaluate_every=arguments.every, seed=arguments.seed,
-        )  # fmt: skip
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        return _run(arguments)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"mlsde train: {error}", file=sys.stderr)
         return 2
-    write_json(arguments.json, {"environment": environment(), "history": done.history})
+    except FloatingPointError as error:
+        print(f"mlsde train: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mlsde train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import torch  # noqa: PLC0415
+
+    from mlsde.diffusion import nets  # noqa: PLC0415
+    from mlsde.diffusion.train import train_ladder  # noqa: PLC0415
+
+    torch.set_num_threads(checks.positive_integer("threads", arguments.threads))
+    levels = len(nets.LADDERS[checks.one_of("ladder", arguments.ladder, tuple(nets.LADDERS))][2])
+    distil = arguments.distil if arguments.distil is not None else 0.0 if arguments.residual else 0.5
+    done = train_ladder(
+        arguments.images, arguments.folder, ladder=arguments.ladder, size=arguments.size, teacher=arguments.teacher,
+        device=arguments.device, most_seconds=60.0 * arguments.minutes, progress=sys.stderr.isatty(),
+        picture=arguments.picture, report=lambda line: print(line, flush=True),
+        about={"date": datetime.date.today().isoformat(), "environment": environment()},
+        steps=arguments.steps, batch=arguments.batch, learning_rates=_rates(arguments.rates, levels),
+        warmup=arguments.warmup, predicts=arguments.predicts, weighting=arguments.weighting, distil=distil,
+        residual=arguments.residual, average=arguments.average, precision=arguments.precision,
+        evaluate_every=arguments.every, seed=arguments.seed,
+    )  # fmt: skip
+    write_json(arguments.json, {"environment": environment(), "step": done.step, "history": done.history})
     if done.ladder is None:
         print(f"stopped at step {done.step} of {arguments.steps}; the same command goes on from there")
         return 3
     print(done.ladder)
-    print(f"ladder: {Path(arguments.folder)}; losses: {done.picture}")
+    print(f"ladder: {Path(arguments.folder)}" + (f"; losses: {done.picture}" if done.picture else ""))
     return 0
+
+
+def _rates(given: str | None, levels: int) -> float | tuple[float, ...]:
+    """Learning rates as they were given, or the usual ones of so many levels."""
+    try:
+        rates = tuple(float(rate) for rate in (_RATES if given is None else given).split(","))
+    except ValueError:
+        raise ValueError(f"rates={given!r} must be numbers with commas between them, such as {_RATES}.") from None
+    if given is None:
+        return rates[:levels]
+    return rates[0] if len(rates) == 1 else rates

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlsde.diffusion.denoisers import Denoiser, denoiser_ladder, guided
 from mlsde.diffusion.digits import DigitsLadder, digits_ladder
+from mlsde.diffusion.linearity import Linearity, affine_in_output
 from mlsde.diffusion.metrics import frechet, kernel_mmd, rmse, sliced_wasserstein
 from mlsde.diffusion.mixture import GaussianMixture
 from mlsde.diffusion.processes import Process, RectifiedFlow, VarianceExploding
@@ -46,6 +47,7 @@ __all__ = [
     "DiscreteVariancePreserving",
     "GaussianMixture",
     "Images",
+    "Linearity",
     "MultilevelDenoiser",
     "PatchUNet",
     "Process",
@@ -53,6 +55,7 @@ __all__ = [
     "TrainedLadder",
     "VarianceExploding",
     "VariancePreserving",
+    "affine_in_output",
     "denoiser_ladder",
     "digits_ladder",
     "frechet",

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,11 @@ class Arena:
         costs = ladder.about.megaflops if unit == "flops" else self._seconds(drift)
         self.drift = drift.priced([c / _total(costs, ladder.about.residual) for c in costs])
         self.variances = self._measure_variances(pilot, pilot_path)
-        self.reference = self.fine(reference_steps)
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """The fine run that errors are measured against."""
+        return self.fine(self.reference_steps)
 
     def _drift(self) -> DriftHierarchy:
         about = self.ladder.about
@@ -179,19 +184,28 @@ class Arena:
         options = {"churn": self.churn, "brownian": self.path} | options
         return sample(self.process, drift, self.y0, **options)
 
-    def measure(self, way: Way, seed: int = 0) -> Measured:
-        """Run a way.
+    def draw(self, way: Way, seed: int = 0) -> tuple[Tensor, tuple[float, ...], float]:
+        """Run a way; returns the samples, the evaluations of each level per trajectory, and the wall-clock.
 
         Args:
             way: the way.
             seed: of the coins.
         """
+        outside = {"unipc": self._unipc, "edm-heun": self._edm_heun}.get(way.sampler)
         self._synchronise()
         begin = time.perf_counter()
-        outside = {"unipc": self._unipc, "edm-heun": self._edm_heun}.get(way.sampler)
         states, evaluations = self._run(way, seed) if outside is None else outside(way)
         self._synchronise()
-        seconds = time.perf_counter() - begin
+        return states, evaluations, time.perf_counter() - begin
+
+    def measure(self, way: Way, seed: int = 0) -> Measured:
+        """Run a way and say what it cost and by how much it missed.
+
+        Args:
+            way: the way.
+            seed: of the coins.
+        """
+        states, evaluations, seconds = self.draw(way, seed)
         errors = (states - self.reference).flatten(1).square().mean(1).sqrt()
         cost = float(np.array(evaluations) @ np.array(self.costs))
         return Measured(evaluations, cost, seconds, rmse(states, self.reference), float(errors.median()), states)

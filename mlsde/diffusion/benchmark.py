@@ -213,10 +213,11 @@ class Benchmark:
         plain = self.rows(plain_ways(size, levels))
         paper = self.rows(paper_ways(size, levels), size.seeds)
         patterns = self.rows(self._best_at_each_budget(paper), size.patterns)
-        ours, choices = [], []
+        ours, choices, full = [], [], []
         for budget in size.budgets:
             tuned = self.tuned(budget)
             ours.append(self.row(tuned, size.seeds))
+            full.append(self.row(Way(tuned.sampler, tuned.steps, tuple(range(1, levels + 1)))))
             choice = self.chosen(budget, tuned)
             choices.append(self.row(choice, size.seeds if choice.budget is not None else 1))
         return {
@@ -230,6 +231,7 @@ class Benchmark:
             "paper": paper,
             "patterns": patterns,
             "ours": ours,
+            "full": full,
             "chosen": choices,
         }
 

@@ -58,10 +58,10 @@ def verdicts(result: dict[str, Any]) -> dict[str, Any]:
     euler_all = [row for row in plain if row["way"]["sampler"] in _EULER]
     second = [row for row in alone if row["way"]["sampler"] == "dpm++2m"]
     told: dict[str, Any] = {"ceiling": 1.0 / result["costs"][0], "budgets": []}
-    for budget in result["size"]["budgets"]:
+    for place, budget in enumerate(result["size"]["budgets"]):
         paper = _best_at(result["paper"], budget)
         pattern = _best_at(result["patterns"], budget)
-        ours, chosen = _best_at(result["ours"], budget), _of_budget(result, budget)
+        ours, full, chosen = (result[name][place] for name in ("ours", "full", "chosen"))
         row: dict[str, Any] = {"budget": budget}
         if paper is not None:
             row["paper"] = {"error": paper["error"], "speed-up over the top by Euler": _gain(euler_top, paper)}
@@ -72,22 +72,22 @@ def verdicts(result: dict[str, Any]) -> dict[str, Any]:
                 "speed-up over the top by Euler": cost_at(euler_top, best) / pattern["cost"],
                 "the same with the search charged": cost_at(euler_top, best) / pattern["cost"] / len(pattern["rmse"]),
             }
-        if ours is not None:
-            row["ours"] = {
-                "words": ours["words"],
-                "cost": ours["cost"],
-                "error": ours["error"],
-                "speed-up over the top by Euler": _gain(euler_top, ours),
-                "speed-up over every Euler-type way": _gain(euler_all, ours),
-                "speed-up over the top by DPM-Solver++(2M)": _gain(second, ours),
-                "speed-up over every plain way": _gain(plain, ours),
-            }
-        if chosen is not None:
-            row["chosen"] = {
-                "words": chosen["words"],
-                "error": chosen["error"],
-                "error over DPM-Solver++(2M)'s": chosen["error"] / _error_at(second, chosen["cost"]),
-            }
+        row["ours"] = {
+            "words": ours["words"],
+            "cost": ours["cost"],
+            "error": ours["error"],
+            "speed-up over the top by Euler": _gain(euler_top, ours),
+            "speed-up over every Euler-type way": _gain(euler_all, ours),
+            "speed-up over the top by DPM-Solver++(2M)": _gain(second, ours),
+            "speed-up over every plain way": _gain(plain, ours),
+            "fewer evaluations than its own full run, counted": full["cost"] / ours["cost"],
+            "the same in wall-clock": full["seconds"] / ours["seconds"],
+        }
+        row["chosen"] = {
+            "words": chosen["words"],
+            "error": chosen["error"],
+            "error over DPM-Solver++(2M)'s": chosen["error"] / _error_at(second, chosen["cost"]),
+        }
         told["budgets"].append(row)
     return told
 
@@ -95,11 +95,6 @@ def verdicts(result: dict[str, Any]) -> dict[str, Any]:
 def _best_at(rows: Sequence[dict[str, Any]], budget: float) -> dict[str, Any] | None:
     at = [row for row in rows if row["way"]["budget"] == budget]
     return min(at, key=lambda row: float(row["error"])) if at else None
-
-
-def _of_budget(result: dict[str, Any], budget: float) -> dict[str, Any] | None:
-    place = list(result["size"]["budgets"]).index(budget)
-    return result["chosen"][place] if place < len(result["chosen"]) else None
 
 
 def _gain(rivals: Sequence[dict[str, Any]], row: dict[str, Any]) -> float:
@@ -139,25 +134,29 @@ def gamma(costs: Sequence[float], held_out: Sequence[float]) -> tuple[float, flo
     return 2.0 / float(slope), floor
 
 
-def table(result: dict[str, Any]) -> str:
-    """Errors of every family at every budget, and the verdicts, as text."""
-    size = result["size"]
-    equation = "ODE" if size["churn"] == 0 else "SDE"
-    budgets = list(size["budgets"])
-    lines = [
-        f"{result['ladder']}, {equation}, costs in {size['unit']}: levels at "
-        + ", ".join(f"{cost:.4g}" for cost in result["costs"])
-        + f"; {size['samples']} samples; reference off by about {result['reference_error']:.2g}",
-        "least error at or below a cost of".ljust(44) + "".join(f"{budget:>9g}" for budget in budgets),
-    ]
+def least_errors(result: dict[str, Any]) -> list[tuple[str, list[float]]]:
+    """Of each family the least error within 5 % of each budget, NaN where it has none so cheap."""
+    found = []
     for name, rows in families(result).items():
         cells = []
-        for budget in budgets:
-            within = [row["error"] for row in rows if row["cost"] <= 1.05 * budget]
-            cells.append(f"{min(within):9.4f}" if within else " " * 8 + "-")
-        lines.append(name.ljust(44) + "".join(cells))
+        for budget in result["size"]["budgets"]:
+            within = [float(row["error"]) for row in rows if row["cost"] <= 1.05 * budget]
+            cells.append(min(within) if within else math.nan)
+        found.append((name, cells))
+    return found
+
+
+def title(result: dict[str, Any]) -> str:
+    """What was measured, in a line."""
+    size = result["size"]
+    equation = "ODE" if size["churn"] == 0 else "reverse SDE"
+    levels = ", ".join(f"{cost:.4g}" for cost in result["costs"])
+    return f"{result['ladder']}, {equation}, costs in {size['unit']}: levels at {levels} of the top level's"
+
+
+def _sentences(result: dict[str, Any]) -> list[str]:
     told = verdicts(result)
-    lines.append(f"ceiling of every speed-up, the ratio of the dearest level to the cheapest: {told['ceiling']:.3g}")
+    lines = [f"ceiling of every speed-up, the ratio of the dearest level to the cheapest: {told['ceiling']:.3g}"]
     for row in told["budgets"]:
         for who in ("paper", "paper, best of patterns", "ours", "chosen"):
             if who in row:
@@ -166,7 +165,43 @@ def table(result: dict[str, Any]) -> str:
                     for name, value in row[who].items()
                 )
                 lines.append(f"at {row['budget']:g}, {who}: {shown}")
-    return "\n".join(lines)
+    return lines
+
+
+def table(result: dict[str, Any]) -> str:
+    """Errors of every family at every budget, and the verdicts, as text."""
+    size = result["size"]
+    lines = [
+        f"{title(result)}; {size['samples']} samples; reference off by about {result['reference_error']:.2g}",
+        "least error at or below a cost of".ljust(44) + "".join(f"{budget:>9g}" for budget in size["budgets"]),
+    ]
+    for name, cells in least_errors(result):
+        lines.append(name.ljust(44) + "".join(" " * 8 + "-" if math.isnan(cell) else f"{cell:9.4f}" for cell in cells))
+    return "\n".join([*lines, *_sentences(result)])
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """The same for a page, a section for each result."""
+    parts = []
+    for result in results:
+        size, where = result["size"], result["environment"]
+        head = " | ".join(f"{budget:g}" for budget in size["budgets"])
+        rows = [
+            f"| {name} | " + " | ".join("-" if math.isnan(cell) else f"{cell:.4f}" for cell in cells) + " |"
+            for name, cells in least_errors(result)
+        ]
+        parts.append(
+            f"### {title(result)}\n\n"
+            f"{size['samples']} samples, {size['seeds']} seeds of the coins; the reference is off by about "
+            f"{result['reference_error']:.2g}. Measured on {where['date']} at {where['commit']}, {where['device']} of "
+            f"{where['cores']} cores, {where['threads']} thread, torch {where['torch']}.\n\n"
+            f"| least error at a cost of | {head} |\n|---|{'---|' * len(size['budgets'])}\n"
+            + "\n".join(rows)
+            + "\n\n"
+            + "\n".join(f"* {line}" for line in _sentences(result))
+            + "\n"
+        )
+    return "\n" + "\n".join(parts) + "\n"
 
 
 def picture(results: Sequence[dict[str, Any]], file: str | Path) -> str:
