@@ -10,9 +10,10 @@ import torch
 from mlsde.cli import main
 from mlsde.diffusion import benchmark_report
 from mlsde.diffusion.arena import Arena, Way
-from mlsde.diffusion.benchmark import Benchmark, Size, candidates, cost_at, frontier, paper_ways, plain_ways
-from mlsde.diffusion.ladders import About, TrainedLadder, save_ladder
+from mlsde.diffusion.benchmark import Benchmark, Size, candidates, cost_at, frontier, keep, paper_ways, plain_ways
+from mlsde.diffusion.ladders import About, TrainedLadder, load_ladder, save_ladder
 from mlsde.diffusion.nets import Architecture, megaflops, unet_ladder
+from mlsde.diffusion.pictures import coins
 
 WHOLE = (1, 2, 3)
 SMALL = Size(
@@ -203,6 +204,18 @@ def test_the_report_reads_what_was_measured(finished, tmp_path):
     ):
         assert file.endswith(".png")
     assert (tmp_path / "errors.png").stat().st_size > 10_000
+
+
+def test_settings_that_were_chosen_are_kept_with_the_ladder_and_used(ladder, finished, tmp_path):
+    folder = save_ladder(ladder, tmp_path / "kept")
+    keep([finished[1]], folder)
+    again = load_ladder(folder)
+    chosen = finished[1]["ours"][0]["way"]
+    assert again.about.tuned["ode"] == [json.loads(json.dumps(chosen))]
+    way = coins(again, "ode", 8.0)
+    assert (way.sampler, way.correction, way.levels) == (chosen["sampler"], chosen["correction"], chosen["levels"])
+    assert (way.budget, way.steps) == (8.0, 2 * chosen["steps"])
+    assert coins(again, "sde", 8.0).levels == WHOLE
 
 
 @pytest.mark.parametrize(

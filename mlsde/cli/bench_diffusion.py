@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--results", nargs="+", metavar="FILE", help="renew the page of --markdown from what --json wrote"
     )
+    group.add_argument("--keep", metavar="LADDER", help="write the settings of --results into this ladder's folder")
     group.add_argument("--pictures", metavar="PREFIX", help="write PREFIX-errors.png and PREFIX-variances.png")
 
 
@@ -58,8 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
                 report=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
             )  # fmt: skip
             result = bench.result()
-            result["gamma"] = benchmark_report.gamma(ladder.about.megaflops, ladder.about.held_out)
-            result |= {"verdicts": benchmark_report.verdicts(result), "environment": _where(arguments.device)}
+            gamma, floor = benchmark_report.gamma(result["costs"], ladder.about.held_out)
+            result |= {"gamma": None if math.isnan(gamma) else gamma, "floor": None if math.isnan(floor) else floor}
+            result |= {
+                "verdicts": benchmark_report.as_json(benchmark_report.verdicts(result)),
+                "environment": _where(arguments.device),
+            }
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"mlsde bench diffusion: {error}", file=sys.stderr)
         return 2
@@ -74,8 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _pages(arguments: argparse.Namespace) -> int:
     """Renew a page and its pictures from several results."""
     from mlsde.diffusion import benchmark_report  # noqa: PLC0415
+    from mlsde.diffusion.benchmark import keep  # noqa: PLC0415
 
     results = [json.loads(Path(file).read_text(encoding="utf-8")) for file in arguments.results]
+    if arguments.keep is not None:
+        keep(results, arguments.keep)
     if arguments.markdown is not None:
         page = Path(arguments.markdown)
         page.write_text(renewed(page.read_text(), benchmark_report.markdown(results)))

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mlsde.diffusion.adapter import MultilevelDenoiser
     from mlsde.diffusion.data import Images, load_images
     from mlsde.diffusion.ladders import TrainedLadder, load_ladder, save_ladder
-    from mlsde.diffusion.nets import PatchUNet, unet_ladder
+    from mlsde.diffusion.nets import Architecture, PatchUNet, unet_ladder
     from mlsde.diffusion.train import train_ladder
+    from mlsde.diffusion.training import Settings, Times, Training
 
 _LATER = {
     "MultilevelDenoiser": "adapter",
@@ -35,12 +36,17 @@ _LATER = {
     "TrainedLadder": "ladders",
     "load_ladder": "ladders",
     "save_ladder": "ladders",
+    "Architecture": "nets",
     "PatchUNet": "nets",
     "unet_ladder": "nets",
     "train_ladder": "train",
+    "Settings": "training",
+    "Times": "training",
+    "Training": "training",
 }
 
 __all__ = [
+    "Architecture",
     "CosineVariancePreserving",
     "Denoiser",
     "DigitsLadder",
@@ -52,7 +58,10 @@ __all__ = [
     "PatchUNet",
     "Process",
     "RectifiedFlow",
+    "Settings",
+    "Times",
     "TrainedLadder",
+    "Training",
     "VarianceExploding",
     "VariancePreserving",
     "affine_in_output",

@@ -7,6 +7,7 @@ then run with several seeds. Every piece is kept in a folder, so that a killed b
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlsde import checks
-from mlsde.chunks import Chunks
+from mlsde.chunks import Chunks, write_atomically
 from mlsde.diffusion.arena import Arena, Way
 from mlsde.diffusion.ladders import TrainedLadder
 
@@ -243,6 +244,21 @@ class Benchmark:
 def _way(row: dict[str, Any]) -> Way:
     kept = dict(row["way"])
     return Way(**(kept | {"levels": tuple(kept["levels"])}))
+
+
+def keep(results: Sequence[dict[str, Any]], folder: str | Path) -> None:
+    """Write the settings that benchmarks chose beside their ladder, where ``mlsde sample`` looks for them.
+
+    Args:
+        results: of one ladder, in FLOPs; one for each equation.
+        folder: of the ladder.
+    """
+    page = Path(folder) / "ladder.json"
+    about = json.loads(page.read_text(encoding="utf-8"))
+    tuned = dict(about.get("tuned") or {})
+    for result in results:
+        tuned["ode" if result["size"]["churn"] == 0 else "sde"] = [row["way"] for row in result["ours"]]
+    write_atomically(page, json.dumps(about | {"tuned": tuned}, indent=2) + "\n")
 
 
 def frontier(rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

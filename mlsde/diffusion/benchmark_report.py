@@ -92,6 +92,15 @@ def verdicts(result: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
+def as_json(value: Any) -> Any:
+    """The same with ``None`` for what is infinite: speed-ups over a rival that never gets so low."""
+    if isinstance(value, dict):
+        return {name: as_json(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _best_at(rows: Sequence[dict[str, Any]], budget: float) -> dict[str, Any] | None:
     at = [row for row in rows if row["way"]["budget"] == budget]
     return min(at, key=lambda row: float(row["error"])) if at else None
@@ -157,6 +166,11 @@ def title(result: dict[str, Any]) -> str:
 def _sentences(result: dict[str, Any]) -> list[str]:
     told = verdicts(result)
     lines = [f"ceiling of every speed-up, the ratio of the dearest level to the cheapest: {told['ceiling']:.3g}"]
+    if result.get("gamma") is not None:
+        lines.append(
+            f"gamma of the held-out errors over these costs, fitted with a floor of {result['floor']:.3g}: "
+            f"{result['gamma']:.2f}"
+        )
     for row in told["budgets"]:
         for who in ("paper", "paper, best of patterns", "ours", "chosen"):
             if who in row:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mlsde import checks, randomness
+from mlsde.diffusion.checkpoints import write_tensors
 from mlsde.diffusion.data import Images, as_floats
 
 
@@ -23,11 +24,16 @@ class Classifier(nn.Module):
     Args:
         channels: of the images.
         classes: number of classes.
-        width: channels of the first convolution; the features are four times as many.
+        width: channels of the first convolution, a multiple of 8; the features are four times as many.
+
+    Raises:
+        ValueError: if it is none.
     """
 
     def __init__(self, channels: int = 1, classes: int = 10, width: int = 32) -> None:
         super().__init__()
+        if checks.positive_integer("width", width) % 8:
+            raise ValueError(f"width must be a multiple of 8, got {width}.")
         self.channels, self.classes, self.width = channels, classes, width
 
         def layer(a: int, b: int, stride: int) -> list[nn.Module]:
@@ -49,14 +55,14 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def features_of(self, images: Tensor, block: int = 500) -> Tensor:
-        """Features of many images, a block at a time."""
+        """Features of many images, a block at a time, shape ``(n, 4 width)``."""
         return torch.cat([self.features(part) for part in torch.split(images, block)])
 
 
 def train_classifier(
     images: Images, *, epochs: int = 2, batch: int = 128, width: int = 32, seed: int = 0
 ) -> Classifier:
-    """Train one on labelled images.
+    """Train one on labelled images, on the CPU.
 
     Args:
         images: with labels.
@@ -66,11 +72,13 @@ def train_classifier(
         seed: of weights and order.
 
     Raises:
-        ValueError: if the images have no labels.
+        ValueError: if the images have no labels, or are fewer than a batch.
     """
     if images.labels is None:
         raise ValueError(f"{images.name} has no labels to train a classifier on.")
     labels = images.labels[0]
+    if checks.positive_integer("batch", batch) > len(labels):
+        raise ValueError(f"batch={batch} is more than the {len(labels)} images to train on.")
     steps = checks.positive_integer("epochs", epochs) * (len(labels) // batch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(checks.one_seed(seed))
@@ -91,7 +99,11 @@ def train_classifier(
 
 @torch.no_grad()
 def accuracy(net: Classifier, images: Images) -> float:
-    """Part of the held-out images that it names rightly."""
+    """Part of the held-out images that it names rightly.
+
+    Raises:
+        ValueError: if the images have no labels.
+    """
     if images.labels is None:
         raise ValueError(f"{images.name} has no labels to compare with.")
     said = torch.cat([net(as_floats(part)).argmax(1) for part in torch.split(images.held_out, 500)])
@@ -101,9 +113,7 @@ def accuracy(net: Classifier, images: Images) -> float:
 def save_classifier(net: Classifier, file: str | Path) -> None:
     """Write its weights, in half precision, and its size."""
     size = {"channels": str(net.channels), "classes": str(net.classes), "width": str(net.width)}
-    weights = {name: value.half().contiguous() for name, value in net.state_dict().items()}
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, file, size)
+    write_tensors({name: value.half() for name, value in net.state_dict().items()}, Path(file), size)
 
 
 def load_classifier(file: str | Path) -> Classifier:
@@ -112,15 +122,15 @@ def load_classifier(file: str | Path) -> Classifier:
     Raises:
         FileNotFoundError, ValueError: naming the file.
     """
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
     if not Path(file).exists():
         raise FileNotFoundError(f"there is no classifier in {str(file)!r}; train one, or leave its distance out.")
     try:
         with safe_open(file, "pt") as opened:
-            size = {name: int(value) for name, value in (opened.metadata() or {}).items() if value.isdigit()}
-        net = Classifier(size["channels"], size["classes"], size["width"])
-        net.load_state_dict({name: value.float() for name, value in load_file(file).items()})
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{str(file)!r} holds no sound classifier ({error}).") from error
+            size = opened.metadata() or {}
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, not a dictionary
+        net = Classifier(*(int(size[name]) for name in ("channels", "classes", "width")))
+        net.load_state_dict(weights)
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        why = str(error).splitlines()[0].rstrip(".:")
+        raise ValueError(f"{str(file)!r} holds no sound classifier ({why}).") from error
     return net.eval().requires_grad_(False)

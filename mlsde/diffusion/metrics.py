@@ -11,7 +11,13 @@ from mlsde import checks
 
 
 def rmse(a: Tensor, b: Tensor) -> float:
-    """Root mean square of ``a - b`` over all samples and components."""
+    """Root mean square of ``a - b`` over all samples and components.
+
+    Raises:
+        ValueError: if the two are not of one shape.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must be of one shape, got {tuple(a.shape)} and {tuple(b.shape)}.")
     return float((a - b).square().mean().sqrt())
 
 
@@ -26,12 +32,21 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 256, seed: in
         b: the second.
         projections: number of random directions.
         seed: seed of the directions.
+
+    Raises:
+        ValueError: for samples of other shapes.
     """
+    _same_components(a, b)
+    checks.positive_integer("projections", projections)
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(a.shape[1], projections, generator=generator).to(a)
     directions = directions / directions.norm(dim=0)
     levels = (torch.arange(512, dtype=a.dtype, device=a.device) + 0.5) / 512
-    quantiles = [torch.quantile(sample @ directions, levels, dim=0) for sample in (a, b)]
+    # torch.quantile takes 2^24 numbers at once
+    parts = torch.split(directions, max(1, 2**24 // max(len(a), len(b))), dim=1)
+    quantiles = [
+        torch.cat([torch.quantile(sample @ part, levels, dim=0) for part in parts], dim=1) for sample in (a, b)
+    ]
     return float((quantiles[0] - quantiles[1]).square().mean().sqrt())
 
 
@@ -47,9 +62,13 @@ def kernel_mmd(a: Tensor, b: Tensor, *, degree: int = 3, block: int = 1000) -> f
         b: the second.
         degree: of the kernel.
         block: rows of the kernel's matrix at a time.
+
+    Raises:
+        ValueError: for samples of other shapes, or of one row.
     """
     checks.positive_integer("degree", degree)
-    _same_components(a, b)
+    checks.positive_integer("block", block)
+    _same_components(a, b, least=2)
 
     def mean(x: Tensor, y: Tensor, itself: bool) -> float:
         total = 0.0
@@ -69,10 +88,15 @@ def frechet(a: Tensor, b: Tensor) -> float:
     ``|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^(1/2) C_b C_a^(1/2))^(1/2))``. Its estimate is biased upwards by finite
     samples: compare at equal numbers. On features of a net of one's own it is not the "FID" of the literature. Source:
     D. C. Dowson & B. V. Landau, J. Multivariate Anal. 12 (1982), doi:10.1016/0047-259X(82)90077-X.
+
+    Args:
+        a: the first sample.
+        b: the second.
+
+    Raises:
+        ValueError: for samples of other shapes, or of one row.
     """
-    _same_components(a, b)
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"frechet needs two rows of each sample, got {len(a)} and {len(b)}.")
+    _same_components(a, b, least=2)
     centres = [sample.double().mean(0) for sample in (a, b)]
     roots = [(x.double() - m) / math.sqrt(len(x) - 1) for x, m in zip((a, b), centres, strict=True)]
     # the singular values of A B^T, where C_a = A^T A and C_b = B^T B, have the sum that the trace asks for
@@ -82,6 +106,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
     return float((centres[0] - centres[1]).square().sum() + spread - 2.0 * cross)
 
 
-def _same_components(a: Tensor, b: Tensor) -> None:
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"samples must have shapes (n, d) and (m, d), got {tuple(a.shape)} and {tuple(b.shape)}.")
+def _same_components(a: Tensor, b: Tensor, least: int = 1) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < least:
+        came = f"got {tuple(a.shape)} and {tuple(b.shape)}"
+        raise ValueError(f"samples must have shapes (n, d) and (m, d), with {least} or more rows, {came}.")

@@ -34,6 +34,9 @@ class PatchUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         layers_per_block: residual blocks per resolution on the way down, one more on the way up.
         groups: groups of the normalisation.
         classes: number of class labels for conditioning; ``None`` for none.
+
+    Raises:
+        ValueError: if the image is no whole number of patches at every resolution, or a width of groups.
     """
 
     config_name = "config.json"
@@ -50,13 +53,16 @@ class PatchUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         classes: int | None = None,
     ) -> None:
         super().__init__()
+        sizes = {"sample_size": sample_size, "in_channels": in_channels, "patch": patch}
+        for name, count in (sizes | {"layers_per_block": layers_per_block, "groups": groups}).items():
+            checks.positive_integer(name, count)
+        if not widths or any(width < 1 or width % groups for width in widths):
+            raise ValueError(f"widths must be one or more multiples of groups={groups}, got {list(widths)}.")
         if sample_size % (patch * 2 ** (len(widths) - 1)):
             raise ValueError(
                 f"sample_size={sample_size} must be a multiple of {patch * 2 ** (len(widths) - 1)} for patch={patch} "
                 f"and {len(widths)} widths; pad the images or take fewer widths."
             )
-        if any(width % groups for width in widths):
-            raise ValueError(f"widths must be multiples of groups={groups}, got {list(widths)}.")
         self.patch, stages = patch, len(widths)
         self.unet = UNet2DModel(
             sample_size=sample_size // patch,
@@ -90,7 +96,13 @@ class PatchUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Size of one level; see :class:`PatchUNet`."""
+    """Size of one level; see :class:`PatchUNet`.
+
+    Attributes:
+        patch: height and width of a patch.
+        widths: channels at each resolution, the finest first, multiples of 8.
+        layers_per_block: residual blocks per resolution.
+    """
 
     patch: int
     widths: tuple[int, ...]
@@ -98,7 +110,7 @@ class Architecture:
 
 
 LADDERS: dict[str, tuple[int, int, tuple[Architecture, ...]]] = {
-    "digits": (8, 1, (Architecture(2, (16,)), Architecture(1, (16, 32)), Architecture(1, (48, 96)))),
+    "digits": (8, 1, (Architecture(2, (16,)), Architecture(1, (24,)), Architecture(1, (48, 96)))),
     "fashion": (32, 1, (Architecture(4, (16,)), Architecture(4, (32, 64)), Architecture(2, (64, 96, 128)))),
     "colour": (
         64,
@@ -111,7 +123,8 @@ LADDERS: dict[str, tuple[int, int, tuple[Architecture, ...]]] = {
         ),
     ),
 }
-"""Ladders by name: image size, channels, and levels whose arithmetic grows by a factor of 8 or more."""
+"""Ladders by name: image size, channels, and levels whose arithmetic grows by a factor of 8 or more (7.3 and 12.4 in
+``"fashion"``)."""
 
 
 def unet_ladder(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 from mlsde import checks, drawing
 from mlsde.diffusion import nets
-from mlsde.diffusion.data import load_images
+from mlsde.diffusion.data import Images, load_images
 from mlsde.diffusion.ladders import About, TrainedLadder, load_ladder, save_ladder
 from mlsde.diffusion.training import Settings, Times, Training
 from mlsde.diffusion.variance_preserving import DiscreteVariancePreserving
 
 TIMESTEPS = 1000
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
+"""Endings of a picture of the losses."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Trained:
     Attributes:
         ladder: ``None`` if there is more to do.
         step: optimiser steps that were made.
-        history: losses on the way.
-        picture: file of the loss curves.
+        history: losses on the way, as of :class:`mlsde.diffusion.training.Training`.
+        picture: file of the loss curves; empty if there was no look at the held-out loss yet.
     """
 
     ladder: TrainedLadder | None
@@ -43,7 +44,7 @@ def ddpm_times() -> Times:
 
 
 def train_ladder(
-    images: str | Path,
+    images: str | Path | Images,
     folder: str | Path,
     *,
     ladder: str = "fashion",
@@ -60,44 +61,88 @@ def train_ladder(
     """Train a ladder and write it, or go on where an earlier call stopped.
 
     Args:
-        images: as of :func:`load_images`.
+        images: as of :func:`load_images`, or what it returned.
         folder: of the checkpoint and the ladder.
         ladder: sizes of the levels, a name of :data:`mlsde.diffusion.nets.LADDERS`.
-        size: height and width to bring the images to; the ladder's by default.
-        teacher: folder of a ladder whose top level takes the place of this one's and is not trained.
+        size: height and width to bring the images to; the ladder's by default, or that of the images given.
+        teacher: name or folder of a ladder whose top level takes the place of this one's and is not trained. It must
+            predict the same, of images of the same shape, and take more arithmetic than the level below.
         device: where to train.
         most_seconds: stop then, with a checkpoint.
         progress: show a bar.
         picture: file of the loss curves; ``losses.png`` in the folder by default.
         report: called with a line at every look at the held-out loss.
         about: machine and date, to be kept with the ladder.
-        **settings: of :class:`Settings`.
+        **settings: of :class:`mlsde.diffusion.training.Settings`.
 
     Raises:
-        ValueError, FileNotFoundError: naming the argument.
+        ValueError, TypeError, FileNotFoundError: naming the argument, before the first step.
+        FloatingPointError: if a level diverges.
     """
     usual, _, architectures = nets.LADDERS[checks.one_of("ladder", ladder, tuple(nets.LADDERS))]
-    found = load_images(images, size=size or usual)
-    wished = Settings(**settings)
+    wished, drawn = Settings(**settings), _picture(picture, folder)
+    found = images if isinstance(images, Images) else load_images(images, size=usual if size is None else size)
+    if size not in (None, found.size):
+        raise ValueError(f"size={size} was asked for, but the images given are of size {found.size}; leave it out.")
     models: list[Any] = list(nets.unet_ladder(found.size, found.channels, architectures, seed=wished.seed))
     frozen: tuple[int, ...] = ()
     if teacher is not None:
-        models[-1], frozen = copy.deepcopy(load_ladder(teacher).models[-1]), (len(models),)
+        models[-1], frozen = _teacher(teacher, models, wished), (len(models),)
     training = Training(models, found, ddpm_times(), wished, frozen=frozen, folder=folder, device=device)
     done = training.run(progress=progress, most_seconds=most_seconds, report=report)
-    drawn = loss_curves(training.history, picture or Path(folder) / "losses.png") if training.history else ""
-    if not done:
-        return Trained(None, training.step, training.history, drawn)
+    taught = {} if teacher is None else {"teacher": str(teacher)}
+    result = _kept(training, found, taught | (about or {})) if done else None
+    if result is not None:
+        save_ladder(result, folder)
+    shown = loss_curves(training.history, drawn) if training.history else ""
+    return Trained(result, training.step, training.history, shown)
+
+
+def _picture(picture: str | Path | None, folder: str | Path) -> Path:
+    drawn = Path(folder) / "losses.png" if picture is None else Path(picture)
+    if drawn.suffix.lower() not in PICTURES:
+        raise ValueError(f"picture={str(drawn)!r} must end in one of {', '.join(PICTURES)}.")
+    return drawn
+
+
+def _teacher(name: str | Path, models: list[Any], settings: Settings) -> Any:
+    """The top level of a ladder, if it can stand above ``models[:-1]``."""
+    taught, own = load_ladder(name), TrainedLadder(tuple(models), About(""))
+    about = taught.about
+    if settings.residual or about.residual:
+        raise ValueError(
+            "teacher and residual were both asked for; the top level of a residual ladder is a correction."
+        )
+    alike = {
+        "predicts": (about.predicts, settings.predicts),
+        "images": (taught.shape, own.shape),
+        "timesteps": (about.timesteps, TIMESTEPS),
+        "betas": (about.betas, About("").betas),
+    }
+    for what, (theirs, ours) in alike.items():
+        if theirs != ours:
+            raise ValueError(
+                f"teacher={str(name)!r} has {what} {theirs}, expected {ours} as the levels it is to teach."
+            )
+    teacher = taught.models[-1]
+    prices = [nets.megaflops(model) for model in (*models[-2:-1], teacher)]
+    if sorted(set(prices)) != prices:
+        raise ValueError(
+            f"teacher={str(name)!r} takes {prices[-1]:.3g} MFLOP, and level {len(models) - 1} {prices[0]:.3g}."
+        )
+    return teacher
+
+
+def _kept(training: Training, images: Images, about: dict[str, Any]) -> TrainedLadder:
+    """The averaged nets, and what there is to say of them."""
+    megaflops = tuple(nets.megaflops(model) for model in training.averages)
     kept = About(
-        data=found.name, predicts=wished.predicts, timesteps=TIMESTEPS, residual=wished.residual,
-        names=tuple(f"{nets.megaflops(model):.3g} MFLOP" for model in training.averages),
-        megaflops=tuple(nets.megaflops(model) for model in training.averages),
-        held_out=tuple(training.held_out_error(len(found.held_out))),
-        training={"settings": training.about["settings"], "trained": repr(found), **(about or {})},
+        data=images.name, predicts=training.settings.predicts, timesteps=TIMESTEPS, residual=training.settings.residual,
+        names=tuple(f"{price:.3g} MFLOP" for price in megaflops), megaflops=megaflops,
+        held_out=tuple(training.held_out_error(len(images.held_out))),
+        training={"settings": training.about["settings"], "trained": repr(images), **about},
     )  # fmt: skip
-    result = TrainedLadder(tuple(training.averages), kept)
-    save_ladder(result, folder)
-    return Trained(result, training.step, training.history, drawn)
+    return TrainedLadder(tuple(training.averages), kept)
 
 
 def loss_curves(history: list[dict[str, Any]], file: str | Path) -> str:
@@ -109,7 +154,7 @@ def loss_curves(history: list[dict[str, Any]], file: str | Path) -> str:
         axes.plot(
             steps,
             [look["held_out"][k] for look in history],
-            color=drawing.COLOURS[k],
+            color=drawing.COLOURS[k % len(drawing.COLOURS)],
             marker=".",
             label=f"level {k + 1}",
         )

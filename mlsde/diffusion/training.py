@@ -3,7 +3,8 @@
 One batch serves all levels, so the largest net's output is at hand for the smaller ones: what the method pays for is
 not each level's own loss but the difference of neighbours, and a level may be drawn towards its larger neighbour
 (``distil``), or predict the difference itself (``residual``). Every draw has an address (seed, step), so a run that
-was killed goes on as if nothing had happened.
+was killed goes on as if nothing had happened: to the last bit, on the same machine with as many threads, and on CUDA as
+far as its kernels are deterministic.
 
 Sources: J. Ho et al., arXiv 2006.11239 (the loss); T. Hang et al., arXiv 2303.09556 (min-SNR weights).
 """
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from mlsde import checks, randomness
 from mlsde.diffusion import checkpoints
 from mlsde.diffusion.data import Images, as_floats
+from mlsde.diffusion.ladders import known_device
 
 PREDICTIONS = ("noise", "clean", "v")
 WEIGHTINGS = ("min-snr", "uniform")
@@ -62,7 +64,18 @@ class Times:
 
     @classmethod
     def of(cls, process: Noising, times: Sequence[float], told: Sequence[float]) -> Times:
-        """Tabulate a process."""
+        """Tabulate a process.
+
+        Args:
+            process: a :class:`mlsde.diffusion.Process`, or whatever has ``alpha(t)`` and ``sigma(t)``.
+            times: to learn at, with noise at each.
+            told: what the net is told of each.
+
+        Raises:
+            ValueError: if they are not as many.
+        """
+        if len(times) != len(told) or not len(times):
+            raise ValueError(f"told must hold one number for each of {len(times)} times, got {len(told)}.")
         alpha, sigma = ([of(t) for t in times] for of in (process.alpha, process.sigma))
         return cls(*(torch.tensor(values, dtype=torch.float32) for values in (alpha, sigma, list(told))))
 
@@ -81,10 +94,18 @@ class Times:
         return {"noise": noise, "clean": clean}[predicts] if predicts != "v" else alpha * noise - sigma * clean
 
     def min_snr(self, predicts: str, index: Tensor, clip: float) -> Tensor:
-        """Weight of the squared error of what the net says, shape ``(n, 1, 1, 1)``; arXiv 2303.09556, section 3.4."""
-        snr = (self.alpha[index] / self.sigma[index]).square().view(-1, 1, 1, 1)
-        of_clean = {"noise": snr, "clean": torch.ones_like(snr), "v": snr + 1.0}[predicts]
-        return snr.clamp(max=clip) / of_clean
+        """Weight of the squared error of what the net says, shape ``(n, 1, 1, 1)``; arXiv 2303.09556, section 3.4.
+
+        The error of the clean image that it amounts to is weighed by ``min(snr, clip)``; that section has
+        ``alpha^2 + sigma^2 = 1``.
+        """
+        alpha, sigma = (part[index].view(-1, 1, 1, 1) for part in (self.alpha, self.sigma))
+        snr = (alpha / sigma).square()
+        if predicts == "noise":
+            return (clip / snr).clamp(max=1.0)  # 1 also where there is no signal, snr = 0
+        if predicts == "clean":
+            return snr.clamp(max=clip)
+        return snr.clamp(max=clip) / ((snr + 1.0) * (alpha.square() + sigma.square()))
 
 
 @dataclass(frozen=True)
@@ -128,8 +149,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "evaluate_every"):
             checks.positive_integer(name, getattr(self, name))
-        rates = (self.learning_rates,) if isinstance(self.learning_rates, (int, float)) else self.learning_rates
-        for rate in rates:
+        rates = self.learning_rates if isinstance(self.learning_rates, Sequence) else (self.learning_rates,)
+        for rate in (rates,) if isinstance(rates, str) else rates:
             checks.positive_number("learning_rates", rate)
         checks.positive_number("snr_clip", self.snr_clip)
         checks.non_negative_number("warmup", self.warmup)
@@ -146,7 +167,7 @@ class Settings:
     def rate(self, step: int, level: int) -> float:
         """Learning rate of a level (from 0) at a step."""
         rates = self.learning_rates
-        peak = rates if isinstance(rates, (int, float)) else rates[level]
+        peak = rates[level] if isinstance(rates, Sequence) else rates
         rise = min(1.0, (step + 1) / (self.warmup + 1))
         return peak * rise * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
 
@@ -154,13 +175,21 @@ class Settings:
 class Training:
     """The training of a ladder; :meth:`run` begins it or goes on with it.
 
+    Attributes:
+        averages: the nets to keep: averages of the weights over the steps, cheapest first.
+        step: optimiser steps that were made.
+        history: losses at every look, ``{"step": ..., "train": [...], "held_out": [...]}``, the first of the trained
+            levels, the second of all.
+
     Args:
-        models: denoisers, cheapest first, called as ``model(noisy, told).sample``.
+        models: denoisers, cheapest first, called as ``model(noisy, told).sample``; trained where they are. What they
+            draw themselves (dropout) is not kept: a run with it does not go on exactly.
         images: what to learn.
         times: the times to learn at.
         settings: how.
-        frozen: levels (from 1) that are as they should be: they teach, and are not trained.
-        folder: where the checkpoint is kept; ``None`` keeps none.
+        frozen: levels (from 1) that are as they should be: they teach, and are not trained. In a residual ladder they
+            are corrections like the others.
+        folder: where the checkpoint is kept, about once a minute; ``None`` keeps none.
         device: where to train.
 
     Raises:
@@ -178,16 +207,8 @@ class Training:
         folder: str | Path | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.settings, self.images, self.device = settings, images, torch.device(device)
-        rates = settings.learning_rates
-        if not isinstance(rates, (int, float)) and len(rates) != len(models):
-            raise ValueError(f"learning_rates must be one or {len(models)}, one for each level, got {len(rates)}.")
-        if len(images.train) < settings.batch:
-            raise ValueError(f"batch={settings.batch} is more than the {len(images.train)} images to train on.")
-        if set(frozen) - set(range(1, len(models) + 1)) or len(set(frozen)) == len(models):
-            raise ValueError(f"frozen must name some, not all, of the levels 1 … {len(models)}, got {list(frozen)}.")
-        if settings.precision != "float32" and self.device.type != "cuda":
-            raise ValueError(f"precision={settings.precision!r} pays on CUDA only, and device is {self.device}.")
+        self.settings, self.images, self.device = settings, images, known_device(device)
+        self._check(len(models), frozen)
         self.times = times.to(self.device)
         self.models = [model.to(self.device) for model in models]
         self.averages = [copy.deepcopy(model).eval().requires_grad_(False) for model in self.models]
@@ -198,11 +219,24 @@ class Training:
         self.optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
         self.step, self.history = 0, list[dict[str, Any]]()
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else _folder(folder)
         about = {"settings": asdict(settings), "levels": len(models), "trained": self.trained, "images": repr(images)}
         self.about = checkpoints.as_json(about)
         if self.folder is not None:
+            self.given = checkpoints.given(self)
             checkpoints.restore(self, self.folder, self.about)
+
+    def _check(self, levels: int, frozen: Sequence[int]) -> None:
+        rates, batch = self.settings.learning_rates, self.settings.batch
+        if isinstance(rates, Sequence) and len(rates) != levels:
+            raise ValueError(f"learning_rates must be one or {levels}, one for each level, got {len(rates)}.")
+        if len(self.images.train) < batch:
+            raise ValueError(f"batch={batch} is more than the {len(self.images.train)} images to train on.")
+        if set(frozen) - set(range(1, levels + 1)) or len(set(frozen)) == levels:
+            raise ValueError(f"frozen must name some, not all, of the levels 1 … {levels}, got {list(frozen)}.")
+        if self.settings.precision != "float32" and self.device.type != "cuda":
+            precision = self.settings.precision
+            raise ValueError(f"precision={precision!r} pays on CUDA only, and device is {str(self.device)!r}.")
 
     def run(
         self, *, progress: bool = False, most_seconds: float = math.inf, report: Callable[[str], None] | None = None
@@ -211,9 +245,15 @@ class Training:
 
         Args:
             progress: show a bar.
-            most_seconds: stop then, with a checkpoint.
+            most_seconds: stop then, with a checkpoint; one step at least is made.
             report: called with a line at every look at the held-out loss.
+
+        Raises:
+            FloatingPointError: if a level's held-out error is NaN or infinite, naming the level.
+            OSError: if a checkpoint cannot be written; the one before is then still there.
         """
+        if not checks.number("most_seconds", most_seconds) > 0:
+            raise ValueError(f"most_seconds must be above zero, got {most_seconds}.")
         begin = saved = time.monotonic()
         with self._bar() if progress else nullcontext() as bar:
             while self.step < self.settings.steps:
@@ -283,7 +323,11 @@ class Training:
         for k, model in enumerate(models):
             with nullcontext() if k in self.trained and torch.is_grad_enabled() else torch.no_grad():
                 value = model(noisy, told).sample
-            values.append(values[-1].detach() + value if self.settings.residual and values else value)
+            if value.shape != noisy.shape:
+                came, expected = tuple(value.shape), tuple(noisy.shape)
+                raise ValueError(f"level {k + 1} answered with shape {came}, expected that of its input, {expected}.")
+            summed = self.settings.residual and values
+            values.append(values[-1].detach().float() + value.float() if summed else value)
         return values
 
     def _descend(self, loss: Tensor) -> None:
@@ -301,9 +345,17 @@ class Training:
             for k in self.trained:
                 kept, new = (tuple(m.parameters()) for m in (self.averages[k], self.models[k]))
                 torch._foreach_lerp_(kept, new, 1.0 - decay)
+                for state, now in zip(self.averages[k].buffers(), self.models[k].buffers(), strict=True):
+                    state.copy_(now)
 
     def _look(self, losses: Sequence[Tensor], report: Callable[[str], None] | None) -> None:
         errors = self.held_out_error(_HELD_OUT)
+        diverged = [k for k, error in enumerate(errors, start=1) if not math.isfinite(error)]
+        if diverged:
+            raise FloatingPointError(
+                f"level {', '.join(map(str, diverged))} diverged: the held-out errors are {errors} at step "
+                f"{self.step}; begin in another folder with lower learning_rates or a longer warmup."
+            )
         self.history.append({"step": self.step, "train": [float(loss) for loss in losses], "held_out": errors})
         if report is not None:
             shown = ", ".join(f"{error:.5f}" for error in errors)
@@ -317,6 +369,7 @@ class Training:
             count: images to look at; each is used at one time.
             seed: of times and noise, the same for all levels.
         """
+        checks.positive_integer("count", count)
         clean = as_floats(self.images.held_out[:count])
         rng = randomness.host_generator(seed, randomness.TRAINING, 2)
         places = (rng.permutation(len(clean)) + 0.5) / len(clean)
@@ -329,3 +382,13 @@ class Training:
             for k, value in enumerate(self._values(self.averages, self.times.noisy(i, x, eps), self.times.told[i])):
                 squares[k] += float((value - target).square().sum()) / clean.numel()
         return squares.tolist()
+
+
+def _folder(folder: str | Path) -> Path:
+    """The folder, made now: a training that cannot be kept should fail at once."""
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"folder={str(path)!r} cannot be made ({error.strerror}); choose another.") from error
+    return path
