@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mlsde
+import mlsde.diffusion
 import mlsde.study
 
 PACKAGE = Path(mlsde.__file__).parent
@@ -20,7 +21,7 @@ MODULES = sorted(
 )
 HEAVY = ["matplotlib", "sklearn", "scipy", "torchsde", "diffusers", "pandas", "PIL"]
 WIDGETS = ["tqdm.auto", "tqdm.autonotebook", "tqdm.notebook", "ipywidgets", "IPython"]
-SURFACES = [mlsde, mlsde.study]
+SURFACES = [mlsde, mlsde.study, mlsde.diffusion]
 EXPORTED = [
     pytest.param(getattr(module, name), name, id=f"{module.__name__}.{name}")
     for module in SURFACES

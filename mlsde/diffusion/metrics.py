@@ -13,6 +13,10 @@ from mlsde import checks
 def rmse(a: Tensor, b: Tensor) -> float:
     """Root mean square of ``a - b`` over all samples and components.
 
+    Args:
+        a: of any shape.
+        b: of the same.
+
     Raises:
         ValueError: if the two are not of one shape.
     """

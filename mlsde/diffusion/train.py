@@ -73,7 +73,7 @@ def train_ladder(
         picture: file of the loss curves; ``losses.png`` in the folder by default.
         report: called with a line at every look at the held-out loss.
         about: machine and date, to be kept with the ladder.
-        **settings: of :class:`mlsde.diffusion.training.Settings`.
+        settings: all others, of :class:`mlsde.diffusion.training.Settings`.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: naming the argument, before the first step.
