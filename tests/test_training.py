@@ -408,7 +408,7 @@ def test_mixed_precision_goes_on_exactly(tmp_path, monkeypatch, precision):
     mixed_precision_goes_on(tmp_path, precision, "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_goes_on_exactly_on_cuda(tmp_path, monkeypatch, precision):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
