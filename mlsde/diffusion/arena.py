@@ -89,7 +89,8 @@ class Measured:
         cost: in evaluations of the top level.
         seconds: wall-clock of the run, all trajectories together.
         rmse: per component, to the reference.
-        median: over the samples, of each one's own.
+        typical: geometric mean over the samples of each one's own; a root mean square is ruled by the few that end as
+            another picture.
         states: the samples.
     """
 
@@ -97,7 +98,7 @@ class Measured:
     cost: float
     seconds: float
     rmse: float
-    median: float
+    typical: float
     states: Tensor = field(repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -208,7 +209,7 @@ class Arena:
         states, evaluations, seconds = self.draw(way, seed)
         errors = (states - self.reference).flatten(1).square().mean(1).sqrt()
         cost = float(np.array(evaluations) @ np.array(self.costs))
-        return Measured(evaluations, cost, seconds, rmse(states, self.reference), float(errors.median()), states)
+        return Measured(evaluations, cost, seconds, rmse(states, self.reference), _geometric(errors), states)
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
@@ -302,6 +303,10 @@ class _Tilted:
         ends = [process.log_snr(end) for end in process.inner_span]
         place = (process.log_snr(t) - ends[0]) / (ends[1] - ends[0])
         return np.array(kept) * 10.0 ** (self.way.tilt * place)
+
+
+def _geometric(errors: Tensor) -> float:
+    return float(errors.double().clamp(min=1e-30).log().mean().exp())
 
 
 def _total(costs: Sequence[float], residual: bool) -> float:

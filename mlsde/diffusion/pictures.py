@@ -109,11 +109,11 @@ def coins(ladder: TrainedLadder, equation: str, budget: float) -> Way:
 
 def table(rows: Sequence[Row]) -> str:
     """Cost, evaluations, wall-clock and errors of each way, as text."""
-    lines = [f"{'':32}{'steps':>6}{'cost':>8}{'seconds':>9}{'RMSE':>9}{'median':>9}  evaluations"]
+    lines = [f"{'':32}{'steps':>6}{'cost':>8}{'seconds':>9}{'RMSE':>9}{'typical':>9}  evaluations"]
     for row in rows:
         m = row.measured
         counts = " ".join(f"{count:.0f}" for count in m.evaluations)
-        lines.append(f"{row.name:32}{row.steps:6d}{m.cost:8.1f}{m.seconds:9.2f}{m.rmse:9.4f}{m.median:9.4f}  {counts}")
+        lines.append(f"{row.name:32}{row.steps:6d}{m.cost:8.1f}{m.seconds:9.2f}{m.rmse:9.4f}{m.typical:9.4f}  {counts}")
     return "\n".join(lines)
 
 
