@@ -51,12 +51,12 @@ class Size:
     churn: float = 0.0
     unit: str = "flops"
     samples: int = 32
-    budgets: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0, 80.0)
+    budgets: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
     seeds: int = 5
     patterns: int = 15
-    tuning_samples: int = 32
+    tuning_samples: int = 16
     reference_steps: int = 300
-    most_steps: int = 640
+    most_steps: int = 320
     tilts: tuple[float, ...] = (0.0, 1.0, 2.0)
     seed: int = 0
 
@@ -94,7 +94,7 @@ def paper_ways(size: Size, levels: int) -> list[Way]:
     """Independent coins with the paper's probabilities, in Euler-type steps, on every ladder that ends at the top."""
     return [
         Way("ddim", n, part, budget, "independent", "impulse", "power")
-        for budget in size.budgets for n in (50, 100, 200, 400) for part in _parts(levels) if n > budget
+        for budget in size.budgets for n in (50, 100, 200) for part in _parts(levels) if n > budget
     ]  # fmt: skip
 
 
