@@ -215,6 +215,63 @@ def _table_of(result: dict[str, Any], of: str, words: str) -> str:
     return "\n".join(rows) + "\n"
 
 
+_PAIRS = (
+    ("the top by Euler", "speed-up over the top by Euler", "by it over the top by Euler"),
+    ("every Euler-type way", "speed-up over every Euler-type way", "by it over every Euler-type way"),
+    (
+        "the top by DPM-Solver++(2M)",
+        "speed-up over the top by DPM-Solver++(2M)",
+        "by it over the top by DPM-Solver++(2M)",
+    ),
+    ("every plain way", "speed-up over every plain way", "by it over every plain way"),
+)
+"""Rivals, and what the verdicts call the speed-up over them by RMSE and by the typical error."""
+
+
+def _speed_ups(result: dict[str, Any]) -> str:
+    """The verdicts as two tables: of the tuned coins with what was chosen, and of the paper's rule."""
+    told = verdicts(result)
+    rivals = " | over ".join(name for name, *_ in _PAIRS)
+    rows = [
+        f"| tuned coins at | what | over {rivals} | evaluations saved, by the clock "
+        "| chosen, error over DPM-Solver++(2M)'s |",
+        "|---|---|" + "---|" * 6,
+    ]
+    for at in told["budgets"]:
+        ours, chosen = at["ours"], at["chosen"]
+        cells = [f"{_times(ours[a])} / {_times(ours[b])}" for _, a, b in _PAIRS]
+        counted, clock = (
+            ours[name] for name in ("fewer evaluations than its own full run, counted", "the same in wall-clock")
+        )
+        cells.append(f"{counted:.2f}x, {clock:.2f}x")
+        over = (chosen[name] for name in ("error over DPM-Solver++(2M)'s", "typical error over its"))
+        cells.append(" / ".join(f"{one:.2f}" for one in over))
+        rows.append(f"| {ours['cost']:.3g} | {ours['words']} | {' | '.join(cells)} |")
+    rows += [
+        "",
+        "| the paper's rule at | over the top by Euler | best of patterns | with the search charged |",
+        "|---|---|---|---|",
+    ]
+    for at in told["budgets"]:
+        if "paper" in at and "paper, best of patterns" in at:
+            best = at["paper, best of patterns"]
+            shown = [at["paper"]["speed-up over the top by Euler"], best["speed-up over the top by Euler"],
+                     best["the same with the search charged"]]  # fmt: skip
+            rows.append(f"| {at['budget']:g} | " + " | ".join(_times(one) for one in shown) + " |")
+    limits = f"No speed-up can exceed {told['ceiling']:.3g}, the price of the dearest level over that of the cheapest."
+    if result.get("gamma") is not None:
+        limits += (
+            f" Held-out errors over these costs, above a fitted floor of {result['floor']:.3g}, have a gamma of "
+            f"{result['gamma']:.2f}."
+        )
+    head = "Speed-ups at equal error, by RMSE / by the typical error; `>` where the rival never gets so low."
+    return f"{limits} {head}\n\n" + "\n".join(rows) + "\n"
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f}x" if math.isfinite(value) else ">"
+
+
 def markdown(results: Sequence[dict[str, Any]]) -> str:
     """The same for a page, a section for each result."""
     parts = []
@@ -227,34 +284,47 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
             f"{where['cores']} cores, {where['threads']} thread, torch {where['torch']}.\n\n"
             + "\n".join(_table_of(result, of, words) for of, words in _ERRORS.items())
             + "\n"
-            + "\n".join(f"* {line}" for line in _sentences(result))
-            + "\n"
+            + _speed_ups(result)
         )
     return "\n" + "\n".join(parts) + "\n"
 
 
 def picture(results: Sequence[dict[str, Any]], file: str | Path) -> str:
-    """Error against cost, a panel for each result; returns the file's name."""
-    figure = drawing.canvas(6.4 * len(results), 5.2)
-    for axes, result in zip(np.atleast_1d(figure.subplots(1, len(results), sharey=True)), results, strict=True):
-        groups = families(result)
-        for i, (name, rows) in enumerate(groups.items()):
-            costs, errors = frontier(rows)
-            ours = name.startswith(("spread", "the method"))
-            axes.plot(
-                costs, errors, marker="o" if ours else ".", markersize=6 if ours else 4, label=name,
-                color=drawing.COLOURS[i % len(drawing.COLOURS)], linewidth=2.2 if ours else 1.0,
-                linestyle=("-", "--", ":")[i // len(drawing.COLOURS) % 3],
-            )  # fmt: skip
-        axes.axhline(result["reference_error"], color="#bbbbbb", linewidth=0.8)
-        size = result["size"]
-        axes.set(
-            xscale="log", yscale="log", xlabel=f"cost ({size['unit']}), evaluations of the top level",
-            title=f"{result['ladder']}, {'ODE' if size['churn'] == 0 else 'reverse SDE'}",
-        )  # fmt: skip
-        axes.legend(frameon=False, fontsize=7)
-    figure.axes[0].set_ylabel("RMSE to the fine run of the top level")
+    """Error against cost, a row for each result, by RMSE and by the typical error; returns the file's name."""
+    figure = drawing.canvas(12.0, 4.8 * len(results))
+    for row, result in zip(figure.subplots(len(results), 2, squeeze=False), results, strict=True):
+        for axes, (of, words) in zip(row, _ERRORS.items(), strict=True):
+            _panel(axes, result, of)
+            axes.set_ylabel(f"{words} to the fine run of the top level")
+        row[0].legend(frameon=False, fontsize=7)
     return drawing.save(figure, file)
+
+
+_STYLES = {
+    "spread coins, tuned": {"color": drawing.COLOURS[1], "marker": "o", "linewidth": 2.4, "markersize": 6},
+    "the method chosen on other samples": {
+        "color": "black", "marker": "o", "linestyle": "none", "fillstyle": "none", "markersize": 11,
+    },
+    "the paper's rule (independent coins)": {"color": drawing.COLOURS[2], "marker": "s", "linewidth": 1.4},
+}  # fmt: skip
+
+
+def _panel(axes: Any, result: dict[str, Any], of: str) -> None:
+    greys = iter(((0.0, "-"), (0.25, "-"), (0.45, "-"), (0.6, "-"), (0.0, ":"), (0.35, ":"), (0.6, ":"), (0.0, "--"),
+                  (0.45, "--")))  # fmt: skip
+    for name, rows in families(result).items():
+        costs, errors = frontier(rows, of)
+        style: dict[str, Any] = _STYLES.get(name, {})
+        if not style:
+            grey, line = next(greys)
+            style = {"color": str(grey), "linestyle": line, "linewidth": 1.0}
+        axes.plot(costs, errors, **({"markersize": 3} | style), label=name)
+    axes.axhline(result["reference_error"], color="#bbbbbb", linewidth=0.8)
+    size = result["size"]
+    axes.set(
+        xscale="log", yscale="log", xlabel=f"cost ({size['unit']}), evaluations of the top level",
+        title=f"{result['ladder']}, {'ODE' if size['churn'] == 0 else 'reverse SDE'}",
+    )  # fmt: skip
 
 
 def variances_picture(results: Sequence[dict[str, Any]], file: str | Path) -> str:
