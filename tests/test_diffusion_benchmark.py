@@ -277,3 +277,23 @@ def test_mlsde_bench_diffusion_reads_its_own_numbers(finished, tmp_path, capsys)
     assert main(call) == 0
     assert "spread coins, tuned" in capsys.readouterr().out
     assert (tmp_path / "toys-errors.png").exists() and (tmp_path / "toys-variances.png").exists()
+
+
+def test_mlsde_bench_distances_puts_the_data_nearest_and_keeps_its_classifier(saved, tmp_path, capsys):
+    file, weights = tmp_path / "numbers.json", tmp_path / "classifier.safetensors"
+    call = ["bench", "distances", "--ladder", saved, "--count", "60", "--budgets", "4"]
+    assert main([*call, "--json", str(file), "--classifier", str(weights)]) == 0
+    result = json.loads(file.read_text())
+    rows = {row["name"]: row for row in result["rows"]}
+    data = rows.pop("the data themselves (training part)")
+    assert weights.exists() and result["accuracy"] > 0.8
+    for row in rows.values():  # an untrained ladder draws noise
+        assert row["frechet"] > 2 * data["frechet"]
+        assert row["sliced_wasserstein"] > 2 * data["sliced_wasserstein"]
+    assert rows["spread coins at 4"]["cost"] == pytest.approx(4.0, abs=1.0)
+    assert "the paper's rule at 4" in capsys.readouterr().out
+
+
+def test_mlsde_bench_distances_names_what_is_wrong(saved, tmp_path, capsys):
+    assert main(["bench", "distances", "--ladder", saved, "--images", str(tmp_path / "nowhere")]) == 2
+    assert "there is no file or folder" in capsys.readouterr().err

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from mlsde import bench, checks
-from mlsde.cli import bench_diffusion
+from mlsde.cli import bench_diffusion, bench_distances
 from mlsde.cli.output import environment, renewed, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("suite", choices=["core", "diffusion"], help="which benchmark to run")
+    parser.add_argument("suite", choices=["core", "diffusion", "distances"], help="which benchmark to run")
     parser.add_argument("--repeats", type=_count, default=9, metavar="N", help="runs of each contender (default: 9)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE")
     parser.add_argument("--markdown", metavar="FILE", help="renew the numbers in the page FILE, between its markers")
     parser.add_argument("--read", metavar="FILE", help="take the numbers from what --json wrote, and measure nothing")
     bench_diffusion.add_arguments(parser)
+    bench_distances.add_arguments(parser)
 
 
 def _count(text: str) -> int:
@@ -34,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command: 0 whether or not the figures are met, because a busy machine misses some."""
     if arguments.suite == "diffusion":
         return bench_diffusion.run(arguments)
+    if arguments.suite == "distances":
+        return bench_distances.run(arguments)
     if arguments.read is not None:
         numbers = json.loads(Path(arguments.read).read_text())
     else:

@@ -96,3 +96,12 @@ def distances(
         found.append(row)
         report(f"{name}: Fréchet {row.frechet:.3g}, MMD {row.kernel_mmd:.3g}, SW {row.sliced_wasserstein:.3g}")
     return found
+
+
+def table(rows: Sequence[Distances]) -> str:
+    """The distances as text."""
+    lines = [f"{'':44}{'images':>8}{'cost':>8}{'Fréchet':>10}{'MMD':>10}{'SW2':>9}"]
+    for row in rows:
+        numbers = f"{row.count:8d}{row.cost:8.1f}{row.frechet:10.4g}{row.kernel_mmd:10.3g}{row.sliced_wasserstein:9.4f}"
+        lines.append(f"{row.name:44}{numbers}")
+    return "\n".join(lines)

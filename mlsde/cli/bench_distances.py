@@ -1,0 +1,70 @@
+"""``mlsde bench distances``: how far the images that each way draws are from the data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlsde.cli.output import environment, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that only this suite has; it shares those of the diffusion suite."""
+    group = parser.add_argument_group("distances")
+    group.add_argument("--images", default="digits", help="the data: 'digits', a folder or a file (default digits)")
+    group.add_argument("--count", type=int, default=5000, help="images of each way (default 5000)")
+    group.add_argument("--classifier", metavar="FILE", help="its weights; trained and written there if not found")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the suite: 2 for bad input."""
+    import torch  # noqa: PLC0415
+
+    from mlsde.cli.bench_diffusion import EQUATIONS  # noqa: PLC0415
+    from mlsde.diffusion.arena import Way  # noqa: PLC0415
+    from mlsde.diffusion.classifier import accuracy  # noqa: PLC0415
+    from mlsde.diffusion.data import load_images  # noqa: PLC0415
+    from mlsde.diffusion.distances import distances, table  # noqa: PLC0415
+    from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
+    from mlsde.diffusion.pictures import coins  # noqa: PLC0415
+
+    try:
+        torch.set_num_threads(arguments.threads)
+        ladder = load_ladder(arguments.ladder, device=arguments.device)
+        images = load_images(arguments.images, size=ladder.shape[-1])
+        net = _classifier(arguments.classifier, images)
+        whole, equation = tuple(range(1, len(ladder) + 1)), arguments.equation
+        ways = [("top level, DPM-Solver++(2M), 100 steps", Way("dpm++2m", 100, whole))]
+        for budget in (float(one) for one in arguments.budgets.split(",")):
+            n = int(budget)
+            ways += [
+                (f"spread coins at {n}", coins(ladder, equation, budget)),
+                (f"top level, DPM-Solver++(2M), {n} steps", Way("dpm++2m", n, whole)),
+                (f"top level, DDIM, {n} steps", Way("ddim", n, whole)),
+                (f"the paper's rule at {n}", Way("ddim", 100, whole, budget, "independent", "impulse", "power")),
+            ]
+        rows = distances(
+            ladder, images, net, ways, count=arguments.count, churn=EQUATIONS[equation],
+            report=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
+        )  # fmt: skip
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"mlsde bench distances: {error}", file=sys.stderr)
+        return 2
+    named = accuracy(net, images)
+    print(f"{ladder.about.data}, {equation}; the classifier names {named:.1%} of the held-out images\n{table(rows)}")
+    result = {"ladder": arguments.ladder, "equation": equation, "accuracy": named, "environment": environment()}
+    write_json(arguments.json, result | {"rows": [row.as_dict() for row in rows]})
+    return 0
+
+
+def _classifier(file: str | None, images: Any) -> Any:
+    from mlsde.diffusion.classifier import load_classifier, save_classifier, train_classifier  # noqa: PLC0415
+
+    if file is not None and Path(file).exists():
+        return load_classifier(file)
+    net = train_classifier(images)
+    if file is not None:
+        save_classifier(net, file)
+    return net
