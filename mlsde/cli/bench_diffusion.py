@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--samples", type=int, default=32, help="trajectories (default 32)")
     group.add_argument("--budgets", default="5,10,20,40", help="of the coins, in evaluations of the top level")
     group.add_argument("--seeds", type=int, default=5, help="seeds of the coins (default 5)")
-    group.add_argument("--reference-steps", type=int, default=300, help="of the reference (default 300)")
+    group.add_argument(
+        "--reference-steps", type=int, help="of the reference (default: 300 on the ODE, 1500 with noise)"
+    )
     group.add_argument("--folder", metavar="FOLDER", help="keep the pieces there, to go on after a kill")
     group.add_argument("--device", default="cpu", help="cpu or cuda")
     group.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
@@ -49,10 +51,13 @@ def run(arguments: argparse.Namespace) -> int:
             result: dict[str, Any] = json.loads(Path(arguments.read).read_text(encoding="utf-8"))
         else:
             torch.set_num_threads(arguments.threads)
+            churn = EQUATIONS[arguments.equation]
+            reference = arguments.reference_steps or (300 if churn == 0 else 1500)
+            most = 320 if churn == 0 else max(5, reference // 8)  # with noise the reference is of low order itself
             size = Size(
-                EQUATIONS[arguments.equation], arguments.unit, arguments.samples,
+                churn, arguments.unit, arguments.samples,
                 tuple(float(b) for b in arguments.budgets.split(",")), arguments.seeds,
-                patterns=max(15, arguments.seeds), reference_steps=arguments.reference_steps,
+                patterns=max(15, arguments.seeds), reference_steps=reference, most_steps=most,
             )  # fmt: skip
             ladder = load_ladder(arguments.ladder, device=arguments.device)
             bench = Benchmark(
