@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -297,3 +298,17 @@ def test_mlsde_bench_distances_puts_the_data_nearest_and_keeps_its_classifier(sa
 def test_mlsde_bench_distances_names_what_is_wrong(saved, tmp_path, capsys):
     assert main(["bench", "distances", "--ladder", saved, "--images", str(tmp_path / "nowhere")]) == 2
     assert "there is no file or folder" in capsys.readouterr().err
+
+
+def test_a_residual_ladder_is_summed_and_counted_by_every_solver(ladder):
+    residual = TrainedLadder(ladder.models, replace(ladder.about, residual=True))
+    arena = Arena(residual, samples=2, reference_steps=120, pilot_samples=2)
+    scale = float(arena.reference.square().mean().sqrt())
+    for sampler, steps in (("unipc", 40), ("edm-heun", 30), ("dpm++2m", 40)):
+        found = arena.measure(Way(sampler, steps, WHOLE))
+        calls = 2.0 * steps - 1.0 if sampler == "edm-heun" else float(steps)
+        assert found.evaluations == (calls, calls, calls)
+        assert found.cost == pytest.approx(calls)
+        assert found.rmse < 0.05 * scale
+    assert arena.measure(Way("dpm++2m", 10, (1, 3), switch=0.3)).evaluations == (10.0, 7.0, 7.0)
+    assert {way.levels for way in candidates(6.0, 3, (0.0,), residual=True)} == {WHOLE}

@@ -24,8 +24,10 @@ from mlsde.diffusion.metrics import rmse
 from mlsde.diffusion.processes import VarianceExploding
 from mlsde.diffusion.samplers import sample
 from mlsde.diffusion.variance_preserving import DiscreteVariancePreserving
-from mlsde.hierarchy import DriftHierarchy
+from mlsde.estimator import estimator
+from mlsde.hierarchy import CountedLevels, DriftHierarchy
 from mlsde.multilevel import Multilevel
+from mlsde.plan import fixed_plan
 from mlsde.probabilities import Optimal, PowerLaw
 from mlsde.solution import Solution
 from mlsde.variances import LevelVariances, level_variances
@@ -118,6 +120,7 @@ class Arena:
         seed: of the states, the path and the pilot.
         reference_steps: of the top level by DPM-Solver++ of order 3 on the ODE, 2 with noise; the path is the same.
         pilot_samples: other states, on which the variances are measured.
+        variances: those of another arena of the same ladder and equation, to measure none.
     """
 
     def __init__(
@@ -130,19 +133,23 @@ class Arena:
         seed: int = 0,
         reference_steps: int = 300,
         pilot_samples: int = 8,
+        variances: LevelVariances | None = None,
     ) -> None:
-        self.ladder, self.churn, self.seed = ladder, churn, checks.one_seed(seed)
+        self.ladder, self.churn = ladder, churn
+        checks.one_seed(seed)
+        checks.one_of("unit", unit, UNITS)
         self.process = DiscreteVariancePreserving.linear(
             ladder.about.timesteps, beta_start=ladder.about.betas[0], beta_end=ladder.about.betas[1]
         )
         self.device = next(ladder.models[0].parameters()).device
-        self.reference_steps, self.unit = reference_steps, checks.one_of("unit", unit, UNITS)
+        self.reference_steps = checks.positive_integer("reference_steps", reference_steps)
         self.y0, self.path = self._begin(samples, seed)
-        pilot, pilot_path = self._begin(pilot_samples, seed + 1)
         drift = self._drift()
         costs = ladder.about.megaflops if unit == "flops" else self._seconds(drift)
         self.drift = drift.priced([c / _total(costs, ladder.about.residual) for c in costs])
-        self.variances = self._measure_variances(pilot, pilot_path)
+        if variances is None:
+            variances = self._measure_variances(*self._begin(pilot_samples, seed + 1))
+        self.variances = variances
 
     @cached_property
     def reference(self) -> Tensor:
@@ -216,23 +223,25 @@ class Arena:
             torch.cuda.synchronize(self.device)
 
     def _run(self, way: Way, seed: int) -> tuple[Tensor, tuple[float, ...]]:
-        part = self.drift.select(way.levels)
-        options: dict[str, Any] = {"sampler": way.sampler, "steps": way.steps, "seed": seed}
+        options: dict[str, Any] = {"sampler": way.sampler, "steps": way.steps}
         if way.sampler == "ddim-log":
             options |= {"sampler": "ddim", "grid": "log_snr", "space": "clean"}
-        if way.switch is not None:
-            options["level"] = self._switched(way)
-        elif way.budget is not None:
-            options["multilevel"] = self.rule(way, seed)
-        done = self._sample(part, **options)
+        if way.budget is None:
+            done = self._sample(self.drift, level=self._level(way), **options)
+            return done.y1, done.stats.evaluations
+        part = self.drift.select(way.levels)
+        done = self._sample(part, multilevel=self.rule(way, seed), seed=seed, **options)
         counts = dict(zip(way.levels, done.stats.evaluations, strict=True))
         return done.y1, tuple(counts.get(k, 0.0) for k in range(1, len(self.drift) + 1))
 
-    def _switched(self, way: Way) -> Callable[[float], int]:
-        assert way.switch is not None
+    def _level(self, way: Way) -> int | Callable[[float], int]:
+        """The level that a way without coins calls, by time if two are stitched."""
+        low, top = way.levels[0], way.levels[-1]
+        if way.switch is None:
+            return top
         grid = self.process.log_snr_grid(way.steps) if way.sampler in _LOG_SNR else self.process.uniform_grid(way.steps)
         after = float(grid[min(way.steps, round(way.switch * way.steps))])
-        return lambda t: 1 if t > after else len(way.levels)
+        return lambda t: low if t > after else top
 
     def rule(self, way: Way, seed: int = 0) -> Multilevel:
         """How a way uses the ladder."""
@@ -252,38 +261,32 @@ class Arena:
         exploding = VarianceExploding(sigma_min=end, sigma_max=begin)
         denoisers = [Denoiser(model, self.ladder.about.predicts, self.process) for model in self.ladder.models]
         drift = denoiser_ladder(denoisers, process=exploding, differences=self.ladder.about.residual)
-        options: dict[str, Any] = {"level": way.levels[-1]}
         y = self.y0 / self.process.alpha(self.process.inner_span[0])
         grid = exploding.karras_grid(way.steps)
-        last = grid[-2:]
-        if way.steps > 1:
-            y = sample(exploding, drift, y, sampler="heun", grid=grid[:-1], **options).y1
-        y = sample(exploding, drift, y, sampler="ddim", grid=last, **options).y1
-        used = [0.0] * len(self.drift)
-        used[way.levels[-1] - 1] = 2.0 * way.steps - 1.0
-        return y, tuple(used)
+        runs = []
+        for sampler, part in (("heun", grid[:-1]), ("ddim", grid[-2:])):
+            if len(part) > 1:
+                runs.append(sample(exploding, drift, y, sampler=sampler, grid=part, level=way.levels[-1]))
+                y = runs[-1].y1
+        return y, tuple(np.sum([run.stats.evaluations for run in runs], axis=0).tolist())
 
     def _unipc(self, way: Way) -> tuple[Tensor, tuple[float, ...]]:
         """UniPC as the diffusers library has it, in the top of the levels."""
         from diffusers import UniPCMultistepScheduler  # noqa: PLC0415, slow to import
 
         about = self.ladder.about
-        predictions = {"noise": "epsilon", "clean": "sample", "v": "v_prediction"}
-        scheduler: Any = UniPCMultistepScheduler(
-            about.timesteps, *about.betas, "linear", prediction_type=predictions[about.predicts],
-            final_sigmas_type="zero",
-        )  # fmt: skip
+        scheduler: Any = UniPCMultistepScheduler(about.timesteps, *about.betas, "linear", final_sigmas_type="zero")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # its own use of numpy
             scheduler.set_timesteps(way.steps, device=self.device)
-        model: Any = self.ladder.models[way.levels[-1] - 1]
+        levels = CountedLevels(self.drift.levels, self.y0.dtype)
+        times = np.array([*scheduler.timesteps.tolist(), self.process.t_span[1]], dtype=np.float64)
+        noise = estimator(levels, fixed_plan(way.levels[-1], times, self.drift))
         y = self.y0
         with torch.no_grad():
-            for t in scheduler.timesteps:
-                y = scheduler.step(model(y, t).sample, t, y).prev_sample
-        used = [0.0] * len(self.drift)
-        used[way.levels[-1] - 1] = float(way.steps)
-        return y, tuple(used)
+            for n, t in enumerate(scheduler.timesteps):
+                y = scheduler.step(noise(n, t, y), t, y).prev_sample
+        return y, tuple(count / len(y) for count in levels.samples)
 
 
 @dataclass(frozen=True)

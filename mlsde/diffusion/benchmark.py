@@ -90,28 +90,32 @@ def plain_ways(size: Size, levels: int) -> list[Way]:
     return ways
 
 
-def paper_ways(size: Size, levels: int) -> list[Way]:
+def paper_ways(size: Size, levels: int, residual: bool = False) -> list[Way]:
     """Independent coins with the paper's probabilities, in Euler-type steps, on every ladder that ends at the top."""
     return [
         Way("ddim", n, part, budget, "independent", "impulse", "power")
-        for budget in size.budgets for n in (50, 100, 200) for part in _parts(levels) if n > budget
+        for budget in size.budgets for n in (50, 100, 200) for part in _parts(levels, residual) if n > budget
     ]  # fmt: skip
 
 
-def candidates(budget: float, levels: int, tilts: Sequence[float]) -> list[Way]:
+def candidates(budget: float, levels: int, tilts: Sequence[float], residual: bool = False) -> list[Way]:
     """What the coins' settings are chosen from at one budget."""
     ways = []
     corrections = ("impulse", "hold", "extrapolate")
     samplers = (("ddim", (3, 8)), ("ddim-log", (3, 8)), ("dpm++2m", (1.4, 2, 3)))
     for sampler, multiples in samplers:
-        for multiple, correction, tilt, part in itertools.product(multiples, corrections, tilts, _parts(levels)):
+        for multiple, correction, tilt, part in itertools.product(
+            multiples, corrections, tilts, _parts(levels, residual)
+        ):
             steps = min(400, round(multiple * budget))
             ways.append(Way(sampler, steps, part, budget, "systematic", correction, tilt=tilt))
     return list(dict.fromkeys(ways))
 
 
-def _parts(levels: int) -> list[tuple[int, ...]]:
-    """The whole ladder, and each lower level with the top."""
+def _parts(levels: int, residual: bool) -> list[tuple[int, ...]]:
+    """The whole ladder, and each lower level with the top; residual nets cannot leave out those they add to."""
+    if residual:
+        return [tuple(range(1, levels + 1))]
     whole = tuple(range(1, levels + 1))
     return list(dict.fromkeys([whole, *((k, levels) for k in range(1, levels))]))
 
@@ -159,8 +163,10 @@ class Benchmark:
             for seed in range(seeds):
                 try:
                     runs.append(self.arena(tuning).measure(way, seed).as_dict())
-                except ValueError as error:  # a budget that does not pay for a single firing
-                    return {"refused": str(error)}
+                except ValueError as error:
+                    if way.budget is None:
+                        raise
+                    return {"refused": str(error)}  # a budget that does not pay for a single firing
             told: dict[str, Any] = {name: [run[name] for run in runs] for name in _MEASURES}
             for name in ("cost", "seconds"):
                 told[name] = float(np.mean([run[name] for run in runs]))
@@ -170,7 +176,9 @@ class Benchmark:
         place = "tuning" if tuning else "main"
         kept = self._chunks.result(f"{place}_{way.key}_x{seeds}", compute)
         found = {"way": asdict(way), "words": str(way), **kept}
-        if "refused" not in found:
+        if "refused" in found:
+            self._report(f"{place}: {way}: left out, {found['refused']}")
+        else:
             found["error"] = float(np.sqrt(np.mean(np.square(found["rmse"]))))
             found["typical error"] = float(np.exp(np.mean(np.log(found["typical"]))))
             found["spread"] = float(np.std(found["rmse"]))
@@ -194,7 +202,7 @@ class Benchmark:
 
     def tuned(self, budget: float) -> Way:
         """The settings of the coins whose typical error on the tuning samples is the least at a budget."""
-        rows = self.rows(candidates(budget, len(self.ladder), self.size.tilts), tuning=True)
+        rows = self.rows(candidates(budget, len(self.ladder), self.size.tilts, self.ladder.about.residual), tuning=True)
         within = [row for row in rows if row["cost"] <= 1.1 * budget] or rows
         best = sorted(within, key=_typical)[:_FINALISTS]
         again = self.rows([_way(row) for row in best], _FINAL_SEEDS, tuning=True)
@@ -217,7 +225,7 @@ class Benchmark:
         size, levels = self.size, len(self.ladder)
         arena = self.arena()
         plain = self.rows(plain_ways(size, levels))
-        paper = self.rows(paper_ways(size, levels), size.seeds)
+        paper = self.rows(paper_ways(size, levels, self.ladder.about.residual), size.seeds)
         patterns = self.rows(self._best_at_each_budget(paper), size.patterns)
         ours, choices, full = [], [], []
         for budget in size.budgets:

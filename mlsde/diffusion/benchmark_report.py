@@ -49,7 +49,7 @@ def families(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def verdicts(result: dict[str, Any]) -> dict[str, Any]:
-    """The issue's four questions at every budget, in numbers.
+    """Whether it pays, at every budget, in numbers.
 
     Speed-ups are costs of the rival at the error of ours over our cost: above 1 ours is cheaper. A rival is its own
     frontier over all its settings, in hindsight.

@@ -82,10 +82,11 @@ def distances(
     rng = np.random.default_rng(seed)
     chosen = torch.as_tensor(rng.choice(len(images.train), min(count, len(images.train)), replace=False))
     found = [distance("the data themselves (training part)", as_floats(images.train[chosen]), 0.0, data, classifier)]
-    arenas = [
-        Arena(ladder, churn=churn, samples=min(_BATCH, count - begin), seed=seed + 1 + i, pilot_samples=4)
-        for i, begin in enumerate(range(0, count, _BATCH))
-    ]
+    arenas: list[Arena] = []
+    for i, begin in enumerate(range(0, count, _BATCH)):
+        known = arenas[0].variances if arenas else None
+        samples = min(_BATCH, count - begin)
+        arenas.append(Arena(ladder, churn=churn, samples=samples, seed=seed + 1 + i, variances=known))
     for name, way in ways:
         drawn, costs = [], []
         for i, arena in enumerate(arenas):
