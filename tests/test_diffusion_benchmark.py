@@ -312,3 +312,16 @@ def test_a_residual_ladder_is_summed_and_counted_by_every_solver(ladder):
         assert found.rmse < 0.05 * scale
     assert arena.measure(Way("dpm++2m", 10, (1, 3), switch=0.3)).evaluations == (10.0, 7.0, 7.0)
     assert {way.levels for way in candidates(6.0, 3, (0.0,), residual=True)} == {WHOLE}
+
+
+@pytest.mark.parametrize("call", [["sample"], ["bench", "diffusion"], ["bench", "distances"]])
+def test_every_command_names_budgets_and_threads_that_make_no_sense(call, capsys):
+    assert main([*call, "--budgets", "5;10"]) == 2
+    assert main([*call, "--threads", "0"]) == 2
+    told = capsys.readouterr().err
+    assert "--budgets must be numbers separated by commas" in told and "--threads must be a positive integer" in told
+
+
+def test_mlsde_bench_diffusion_refuses_a_reference_of_no_steps(capsys):
+    assert main(["bench", "diffusion", "--reference-steps", "0"]) == 2
+    assert "--reference-steps must be a positive integer" in capsys.readouterr().err

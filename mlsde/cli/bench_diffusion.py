@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlsde.cli.output import environment, renewed, write_json
+from mlsde import checks
+from mlsde.cli.output import environment, numbers, renewed, write_json
 
 EQUATIONS = {"ode": 0.0, "sde": 1.0}
 
@@ -50,13 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.read is not None:
             result: dict[str, Any] = json.loads(Path(arguments.read).read_text(encoding="utf-8"))
         else:
-            torch.set_num_threads(arguments.threads)
+            torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
             churn = EQUATIONS[arguments.equation]
-            reference = arguments.reference_steps or (300 if churn == 0 else 1500)
+            reference = arguments.reference_steps
+            if reference is None:
+                reference = 300 if churn == 0 else 1500
+            checks.positive_integer("--reference-steps", reference)
             most = 320 if churn == 0 else max(5, reference // 8)  # with noise the reference is of low order itself
             size = Size(
                 churn, arguments.unit, arguments.samples,
-                tuple(float(b) for b in arguments.budgets.split(",")), arguments.seeds,
+                numbers("--budgets", arguments.budgets), arguments.seeds,
                 patterns=max(15, arguments.seeds), reference_steps=reference, most_steps=most,
             )  # fmt: skip
             ladder = load_ladder(arguments.ladder, device=arguments.device)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlsde.cli.output import environment, write_json
+from mlsde import checks
+from mlsde.cli.output import environment, numbers, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +32,13 @@ def run(arguments: argparse.Namespace) -> int:
     from mlsde.diffusion.pictures import coins  # noqa: PLC0415
 
     try:
-        torch.set_num_threads(arguments.threads)
+        torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
         ladder = load_ladder(arguments.ladder, device=arguments.device)
         images = load_images(arguments.images, size=ladder.shape[-1])
         net = _classifier(arguments.classifier, images)
         whole, equation = tuple(range(1, len(ladder) + 1)), arguments.equation
         ways = [("top level, DPM-Solver++(2M), 100 steps", Way("dpm++2m", 100, whole))]
-        for budget in (float(one) for one in arguments.budgets.split(",")):
+        for budget in numbers("--budgets", arguments.budgets):
             n = int(budget)
             ways += [
                 (f"spread coins at {n}", coins(ladder, equation, budget)),

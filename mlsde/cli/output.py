@@ -48,6 +48,14 @@ def write_json(path: str | None, result: dict[str, Any]) -> None:
     write_atomically(Path(path), json.dumps(result, indent=2) + "\n")
 
 
+def numbers(name: str, text: str) -> tuple[float, ...]:
+    """Numbers of an argument, separated by commas; ``ValueError`` that names it otherwise."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be numbers separated by commas, such as 5,10, got {text!r}.") from None
+
+
 def renewed(page: str, section: str, name: str = "numbers") -> str:
     """Return the page with what stands between its markers ``<!-- name: begin -->`` and ``end`` replaced.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mlsde.cli.output import environment, write_json
+from mlsde import checks
+from mlsde.cli.output import environment, numbers, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
         from mlsde.diffusion import pictures  # noqa: PLC0415
         from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
 
-        torch.set_num_threads(arguments.threads)
+        torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
         ladder = load_ladder(arguments.ladder, device=arguments.device)
         rows = pictures.draw(
             ladder, equation=arguments.equation, samples=arguments.samples, full_steps=arguments.steps,
-            budgets=[float(budget) for budget in arguments.budgets.split(",")], seed=arguments.seed,
+            budgets=numbers("--budgets", arguments.budgets), seed=arguments.seed,
             report=lambda line: print(f"  {line}", file=sys.stderr),
         )  # fmt: skip
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
