@@ -56,5 +56,15 @@ def refused(call, error, *words):
     assert not missing, f"{missing} not in {message!r}"
 
 
+def told_in_a_sentence(call, error, words):
+    """``call`` raises ``error``, wherever, in one sentence that holds all of ``words``."""
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert not [word for word in words if word not in message], message
+    assert message.endswith(".")
+    assert not re.search(r"[a-z)][.] [A-Z]", message), "more than one sentence"
+
+
 def table(cases):
     return pytest.mark.parametrize(("call", "error", "words"), cases.values(), ids=cases.keys())
