@@ -52,3 +52,20 @@ def test_a_shipped_ladder_is_a_ladder(name):
 
 def test_all_that_is_shipped_is_small():
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 20e6
+
+
+def span(equation: str, name: str) -> str:
+    """Least and largest speed-up of the tuned coins over the budgets, as the pages write it."""
+    told = read(ROOT / "docs" / "results" / f"diffusion-digits-{equation}.json")["verdicts"]["budgets"]
+    found = [at["ours"][name] for at in told]
+    return f"{min(found):.1f} to {max(found):.1f}".replace(".0", "")
+
+
+def test_what_is_said_of_the_digits_follows_from_the_numbers():
+    pages = {name: (ROOT / name).read_text() for name in ("README.md", "docs/diffusion.md", "docs/paper.md")}
+    every = span("sde", "speed-up over every plain way")
+    assert f"need {every} times less than every plain way" in pages["README.md"]
+    assert f"need {every} times less than *every* plain way" in pages["docs/diffusion.md"]
+    euler = span("ode", "speed-up over the top by Euler")
+    assert f"need {euler} times less by RMSE" in pages["docs/diffusion.md"]
+    assert f"Spread coins: {euler}" in pages["docs/paper.md"]
