@@ -38,7 +38,6 @@ class About:
         residual: whether a net above the first predicts what is to be added to the level below.
         names: of the levels.
         megaflops: of one evaluation for one image, each level's own net.
-        seconds: of one evaluation for one image, as measured where it was trained, or ``None``.
         held_out: mean square error of each level's prediction on held-out images.
         tuned: settings of the coins that ``mlsde bench diffusion`` chose, as fields of a :class:`Way`, by equation
             (``"ode"``, ``"sde"``); ``None`` if none were.
@@ -52,7 +51,6 @@ class About:
     residual: bool = False
     names: tuple[str, ...] = ()
     megaflops: tuple[float, ...] = ()
-    seconds: tuple[float, ...] | None = None
     held_out: tuple[float, ...] = ()
     tuned: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
@@ -105,7 +103,7 @@ class TrainedLadder:
 
 
 def _check_levels(about: About, levels: int) -> None:
-    for name in ("names", "megaflops", "seconds", "held_out"):
+    for name in ("names", "megaflops", "held_out"):
         told = getattr(about, name)
         if told and len(told) != levels:
             raise ValueError(f"about.{name} must hold one for each of {levels} levels, got {len(told)}.")
