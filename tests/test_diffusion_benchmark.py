@@ -12,6 +12,9 @@ from mlsde.cli import main
 from mlsde.diffusion import benchmark_report
 from mlsde.diffusion.arena import Arena, Way
 from mlsde.diffusion.benchmark import Benchmark, Size, candidates, cost_at, frontier, keep, paper_ways, plain_ways
+from mlsde.diffusion.classifier import train_classifier
+from mlsde.diffusion.data import as_floats, load_images
+from mlsde.diffusion.distances import METRICS, distance
 from mlsde.diffusion.ladders import About, TrainedLadder, load_ladder, save_ladder
 from mlsde.diffusion.nets import Architecture, megaflops, unet_ladder
 from mlsde.diffusion.pictures import coins
@@ -280,9 +283,26 @@ def test_mlsde_bench_diffusion_reads_its_own_numbers(finished, tmp_path, capsys)
     assert (tmp_path / "toys-errors.png").exists() and (tmp_path / "toys-variances.png").exists()
 
 
+def test_ladders_trained_in_several_ways_make_one_table(finished, tmp_path):
+    result = finished[1]
+    better = json.loads(json.dumps(result | {"ladder": "better"}))
+    for row in better["ours"]:
+        row["cost"] *= 0.5
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, one in zip(files, (result, better), strict=True):
+        file.write_text(json.dumps(one))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- compared: begin -->\n<!-- compared: end -->\n")
+    assert main(["bench", "diffusion", "--compare", "--results", *map(str, files), "--markdown", str(page)]) == 0
+    lines = page.read_text().splitlines()
+    assert lines[0] == "before" and lines[4].startswith("| toys | ") and lines[5].startswith("| better | ")
+    assert lines[4].endswith(" 1.00x |") and lines[5].endswith(" 2.00x |")  # the same error for half the cost
+
+
 def test_mlsde_bench_distances_puts_the_data_nearest_and_keeps_its_classifier(saved, tmp_path, capsys):
     file, weights = tmp_path / "numbers.json", tmp_path / "classifier.safetensors"
-    call = ["bench", "distances", "--ladder", saved, "--count", "60", "--budgets", "4"]
+    call = ["bench", "distances", "--ladder", saved, "--count", "60", "--budgets", "4", "--full-steps", "20"]
+    call += ["--folder", str(tmp_path / "pieces")]
     assert main([*call, "--json", str(file), "--classifier", str(weights)]) == 0
     result = json.loads(file.read_text())
     rows = {row["name"]: row for row in result["rows"]}
@@ -292,7 +312,33 @@ def test_mlsde_bench_distances_puts_the_data_nearest_and_keeps_its_classifier(sa
         assert row["frechet"] > 2 * data["frechet"]
         assert row["sliced_wasserstein"] > 2 * data["sliced_wasserstein"]
     assert rows["spread coins at 4"]["cost"] == pytest.approx(4.0, abs=1.0)
-    assert "the paper's rule at 4" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "the paper's rule at 4" in told and "top level, DPM-Solver++(2M), 20 steps" in told
+    assert all(error > 0 for row in result["rows"] for error in row["errors"].values())
+
+    pieces = {piece: piece.stat().st_mtime_ns for piece in (tmp_path / "pieces").iterdir()}
+    assert len(pieces) == 1 + 5
+    assert main([*call, "--classifier", str(weights)]) == 0
+    assert capsys.readouterr().out == told
+    assert pieces == {piece: piece.stat().st_mtime_ns for piece in (tmp_path / "pieces").iterdir()}
+    page = tmp_path / "page.md"
+    page.write_text("<!-- distances: begin -->\n<!-- distances: end -->\n")
+    assert main(["bench", "distances", "--results", str(file), "--markdown", str(page)]) == 0
+    assert f"| spread coins at 4 | {rows['spread coins at 4']['cost']:.1f} | " in page.read_text()
+
+
+def test_the_standard_errors_of_distances_are_those_of_drawing_again():
+    images = load_images("digits")
+    net, data = train_classifier(images, epochs=1, width=8), as_floats(images.held_out)
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(12):
+        chosen = torch.randint(len(images.train), (400,), generator=generator)
+        found.append(distance("again", as_floats(images.train[chosen]), 0.0, data, net))
+    for of in METRICS:
+        spread = np.std([getattr(row, of) for row in found], ddof=1)
+        claimed = np.median([row.errors[of] for row in found])
+        assert 0.4 < claimed / spread < 2.5, of
 
 
 def test_mlsde_bench_distances_names_what_is_wrong(saved, tmp_path, capsys):

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--results", nargs="+", metavar="FILE", help="renew the page of --markdown from what --json wrote"
     )
+    group.add_argument(
+        "--compare", action="store_true", help="--results are of ladders trained in several ways: one table of them"
+    )
     group.add_argument("--keep", metavar="LADDER", help="write the settings of --results into this ladder's folder")
     group.add_argument("--pictures", metavar="PREFIX", help="write PREFIX-errors.png and PREFIX-variances.png")
 
@@ -96,7 +99,10 @@ def _pages(arguments: argparse.Namespace) -> int:
         keep(results, arguments.keep)
     if arguments.markdown is not None:
         page = Path(arguments.markdown)
-        page.write_text(renewed(page.read_text(), benchmark_report.markdown(results)))
+        section, marker = benchmark_report.markdown(results), "numbers"
+        if arguments.compare:
+            section, marker = f"\n{benchmark_report.compared(results)}\n", "compared"
+        page.write_text(renewed(page.read_text(), section, marker))
     if arguments.pictures is not None:
         print(benchmark_report.picture(results, f"{arguments.pictures}-errors.png"))
         print(benchmark_report.variances_picture(results, f"{arguments.pictures}-variances.png"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from mlsde import checks
-from mlsde.cli.output import environment, numbers, write_json
+from mlsde.cli.output import environment, numbers, renewed, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,11 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("distances")
     group.add_argument("--images", default="digits", help="the data: 'digits', a folder or a file (default digits)")
     group.add_argument("--count", type=int, default=5000, help="images of each way (default 5000)")
+    group.add_argument("--full-steps", type=int, default=100, help="of the top level's full run (default 100)")
     group.add_argument("--classifier", metavar="FILE", help="its weights; trained and written there if not found")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the suite: 2 for bad input."""
+    if arguments.results is not None:
+        return _page(arguments)
     import torch  # noqa: PLC0415
 
     from mlsde.cli.bench_diffusion import EQUATIONS  # noqa: PLC0415
@@ -37,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         images = load_images(arguments.images, size=ladder.shape[-1])
         net = _classifier(arguments.classifier, images)
         whole, equation = tuple(range(1, len(ladder) + 1)), arguments.equation
-        ways = [("top level, DPM-Solver++(2M), 100 steps", Way("dpm++2m", 100, whole))]
+        full = checks.positive_integer("--full-steps", arguments.full_steps)
+        ways = [(f"top level, DPM-Solver++(2M), {full} steps", Way("dpm++2m", full, whole))]
         for budget in numbers("--budgets", arguments.budgets):
             n = int(budget)
             ways += [
@@ -48,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             ]
         rows = distances(
             ladder, images, net, ways, count=arguments.count, churn=EQUATIONS[equation],
-            report=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
+            folder=arguments.folder, report=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
         )  # fmt: skip
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"mlsde bench distances: {error}", file=sys.stderr)
@@ -60,12 +65,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _page(arguments: argparse.Namespace) -> int:
+    """Renew a page from several results."""
+    from mlsde.diffusion.distances import markdown  # noqa: PLC0415
+
+    results = [json.loads(Path(file).read_text(encoding="utf-8")) for file in arguments.results]
+    if arguments.markdown is not None:
+        page = Path(arguments.markdown)
+        page.write_text(renewed(page.read_text(), "\n" + "\n".join(map(markdown, results)) + "\n", "distances"))
+    return 0
+
+
 def _classifier(file: str | None, images: Any) -> Any:
     from mlsde.diffusion.classifier import load_classifier, save_classifier, train_classifier  # noqa: PLC0415
 
     if file is not None and Path(file).exists():
         return load_classifier(file)
     net = train_classifier(images)
-    if file is not None:
-        save_classifier(net, file)
-    return net
+    if file is None:
+        return net
+    save_classifier(net, file)
+    return load_classifier(file)  # rounded, as the next run will have it

@@ -289,6 +289,39 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
     return "\n" + "\n".join(parts) + "\n"
 
 
+def compared(results: Sequence[dict[str, Any]]) -> str:
+    """One table of ladders that differ in their training alone: errors, what levels add, what coins then miss by.
+
+    The variances are means over the measured times, as parts of the first level's; the last column is the cost that the
+    first ladder's coins need for the typical error of this one's at each budget, over the cost of this one's.
+    """
+    budgets = results[0]["size"]["budgets"]
+    lines = [
+        "| ladder | MFLOP | held-out errors | `V_k / V_1` | typical error of spread coins at "
+        f"{', '.join(f'{b:g}' for b in budgets)} | the top level by DPM-Solver++(2M) | cost at equal error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        values = np.array(result["variances"]["values"]).mean(axis=0)
+        second = families(result)["top level, DPM-Solver++(2M)"]
+        cells = [
+            result["ladder"],
+            _list(result["levels"]["megaflops"], ".3g"),
+            _list(result["levels"]["held_out"], ".4f"),
+            _list(values[1:] / values[0], ".2g"),
+            _list([row["typical error"] for row in result["ours"]], ".4f"),
+            _list([_error_at(second, row["cost"], "typical error") for row in result["ours"]], ".4f"),
+        ]
+        gains = [_gain(results[0]["ours"], row, "typical error") for row in result["ours"]]
+        cells.append(", ".join(map(_times, gains)))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _list(values: Sequence[float] | np.ndarray, form: str) -> str:
+    return ", ".join(format(value, form) for value in values)
+
+
 def picture(results: Sequence[dict[str, Any]], file: str | Path) -> str:
     """Error against cost, a row for each result, by RMSE and by the typical error; returns the file's name."""
     figure = drawing.canvas(12.0, 4.8 * len(results))

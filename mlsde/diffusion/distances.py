@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.chunks import Chunks
 from mlsde.diffusion.arena import Arena, Way
 from mlsde.diffusion.classifier import Classifier
 from mlsde.diffusion.data import Images, as_floats
@@ -18,6 +21,8 @@ from mlsde.diffusion.ladders import TrainedLadder
 from mlsde.diffusion.metrics import frechet, kernel_mmd, sliced_wasserstein
 
 _BATCH = 100
+_GROUPS = 5
+METRICS = ("frechet", "kernel_mmd", "sliced_wasserstein")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Distances:
         sliced_wasserstein: between pixels in [-1, 1].
         kernel_mmd: squared, between features.
         frechet: squared, between features; of this project's own classifier, so not the literature's "FID".
+        errors: standard error of each of the three, by the jackknife over five groups of the drawn images; the held-out
+            images are as they are.
     """
 
     name: str
@@ -39,19 +46,41 @@ class Distances:
     sliced_wasserstein: float
     kernel_mmd: float
     frechet: float
+    errors: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return dict(self.__dict__)
+        return asdict(self)
 
 
 def distance(name: str, images: Tensor, cost: float, data: Tensor, classifier: Classifier) -> Distances:
-    """Distances of images to data, both floats in [-1, 1], shapes ``(n, c, h, w)`` and ``(m, c, h, w)``."""
-    features = [classifier.features_of(part) for part in (images, data)]
-    pixels = [part.flatten(1) for part in (images, data)]
-    return Distances(
-        name, len(images), cost, sliced_wasserstein(*pixels), kernel_mmd(*features), frechet(*features)
-    )  # fmt: skip
+    """Distances of images to data, both floats in [-1, 1], shapes ``(n, c, h, w)`` and ``(m, c, h, w)``.
+
+    Raises:
+        ValueError: for fewer than ten images.
+    """
+    if len(images) < 2 * _GROUPS:
+        raise ValueError(f"distances want {2 * _GROUPS} images or more, got {len(images)}.")
+    features, real = (classifier.features_of(part) for part in (images, data))
+    pixels, real_pixels = images.flatten(1), data.flatten(1)
+
+    def metrics(kept: Tensor) -> dict[str, float]:
+        a = features[kept]
+        return {
+            "frechet": frechet(a, real),
+            "kernel_mmd": kernel_mmd(a, real),
+            "sliced_wasserstein": sliced_wasserstein(pixels[kept], real_pixels),
+        }
+
+    group = torch.arange(len(images)) % _GROUPS
+    parts = [metrics(group != left_out) for left_out in range(_GROUPS)]
+    errors = {of: _jackknife([part[of] for part in parts]) for of in METRICS}
+    return Distances(name, len(images), cost, **metrics(torch.ones(len(images), dtype=torch.bool)), errors=errors)
+
+
+def _jackknife(values: Sequence[float]) -> float:
+    """Standard error from the values that the groups leave, each left out once."""
+    return math.sqrt((len(values) - 1) * float(np.var(values)))
 
 
 def distances(
@@ -63,6 +92,7 @@ def distances(
     count: int = 5000,
     churn: float = 0.0,
     seed: int = 0,
+    folder: str | Path | None = None,
     report: Callable[[str], None] = lambda _line: None,
 ) -> list[Distances]:
     """Draw so many images in each way, from the same noise, and compare them with as many that were held out.
@@ -75,34 +105,67 @@ def distances(
         count: images of each; with 1000 a Fréchet distance does not see what 5000 show.
         churn: of the equation.
         seed: of noise and coins.
+        folder: of the finished ways, so that a killed comparison goes on; ``None`` keeps none.
         report: called with a line as each way is done.
     """
     checks.positive_integer("count", count)
     data = as_floats(images.held_out[:count])
     rng = np.random.default_rng(seed)
     chosen = torch.as_tensor(rng.choice(len(images.train), min(count, len(images.train)), replace=False))
-    found = [distance("the data themselves (training part)", as_floats(images.train[chosen]), 0.0, data, classifier)]
-    arenas: list[Arena] = []
-    for i, begin in enumerate(range(0, count, _BATCH)):
-        known = arenas[0].variances if arenas else None
-        samples = min(_BATCH, count - begin)
-        arenas.append(Arena(ladder, churn=churn, samples=samples, seed=seed + 1 + i, variances=known))
-    for name, way in ways:
-        drawn, costs = [], []
-        for i, arena in enumerate(arenas):
+    manifest = {
+        "data": images.name, "held_out": [round(error, 6) for error in ladder.about.held_out], "count": count,
+        "churn": churn, "seed": seed, "classifier": float(classifier.head.weight.double().square().sum()),
+    }  # fmt: skip
+    kept, arenas = Chunks(folder, manifest), list[Arena]()
+
+    def draw(name: str, way: Way) -> dict[str, Any]:
+        parts, costs = [], []
+        for i, arena in enumerate(arenas or _arenas(arenas, ladder, count, churn, seed)):
             states, evaluations, _ = arena.draw(way, seed + i)
-            drawn.append(states.cpu().clamp(-1.0, 1.0))
-            costs.append(float(np.array(evaluations) @ np.array(arena.costs)))
-        row = distance(name, torch.cat(drawn), float(np.mean(costs)), data, classifier)
+            parts.append(states.cpu().clamp(-1.0, 1.0))
+            costs += [float(np.array(evaluations) @ np.array(arena.costs))] * len(states)
+        return distance(name, torch.cat(parts), float(np.mean(costs)), data, classifier).as_dict()
+
+    found = [distance("the data themselves (training part)", as_floats(images.train[chosen]), 0.0, data, classifier)]
+    for name, way in ways:
+        row = Distances(**kept.result(way.key, lambda name=name, way=way: draw(name, way)))  # type: ignore[misc]
         found.append(row)
         report(f"{name}: Fréchet {row.frechet:.3g}, MMD {row.kernel_mmd:.3g}, SW {row.sliced_wasserstein:.3g}")
     return found
 
 
+def _arenas(into: list[Arena], ladder: TrainedLadder, count: int, churn: float, seed: int) -> list[Arena]:
+    """The noise of all images, a batch at a time; the variances are measured once."""
+    for i, begin in enumerate(range(0, count, _BATCH)):
+        known = into[0].variances if into else None
+        samples = min(_BATCH, count - begin)
+        into.append(Arena(ladder, churn=churn, samples=samples, seed=seed + 1 + i, variances=known))
+    return into
+
+
 def table(rows: Sequence[Distances]) -> str:
-    """The distances as text."""
-    lines = [f"{'':44}{'images':>8}{'cost':>8}{'Fréchet':>10}{'MMD':>10}{'SW2':>9}"]
+    """The distances as text, with their standard errors."""
+    lines = [f"{'':44}{'images':>8}{'cost':>8}{'Fréchet':>20}{'MMD':>20}{'SW2':>20}"]
     for row in rows:
-        numbers = f"{row.count:8d}{row.cost:8.1f}{row.frechet:10.4g}{row.kernel_mmd:10.3g}{row.sliced_wasserstein:9.4f}"
-        lines.append(f"{row.name:44}{numbers}")
+        cells = "".join(f"{_told(row, of):>20}" for of in METRICS)
+        lines.append(f"{row.name:44}{row.count:8d}{row.cost:8.1f}{cells}")
     return "\n".join(lines)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """What ``mlsde bench distances`` wrote, for a page."""
+    where, rows = result["environment"], [Distances(**row) for row in result["rows"]]
+    lines = [
+        f"### {result['ladder']}, {'ODE' if result['equation'] == 'ode' else 'reverse SDE'}: {rows[-1].count} images\n",
+        f"The classifier names {result['accuracy']:.1%} of the held-out images rightly. Measured on {where['date']} at "
+        f"{where['commit']}, {where['cores']} cores, {where['threads']} thread, torch {where['torch']}.\n",
+        "| | cost | Fréchet | kernel MMD | sliced Wasserstein |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(f"| {row.name} | {row.cost:.1f} | {' | '.join(_told(row, of) for of in METRICS)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _told(row: Distances, of: str) -> str:
+    return f"{getattr(row, of):.4g} ± {row.errors[of]:.2g}"
