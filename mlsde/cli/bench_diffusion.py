@@ -99,9 +99,10 @@ def _pages(arguments: argparse.Namespace) -> int:
         keep(results, arguments.keep)
     if arguments.markdown is not None:
         page = Path(arguments.markdown)
-        section, marker = benchmark_report.markdown(results), "numbers"
         if arguments.compare:
             section, marker = f"\n{benchmark_report.compared(results)}\n", "compared"
+        else:
+            section, marker = benchmark_report.markdown(results), "numbers"
         page.write_text(renewed(page.read_text(), section, marker))
     if arguments.pictures is not None:
         print(benchmark_report.picture(results, f"{arguments.pictures}-errors.png"))
