@@ -295,8 +295,8 @@ def test_ladders_trained_in_several_ways_make_one_table(finished, tmp_path):
     page.write_text("before\n<!-- compared: begin -->\n<!-- compared: end -->\n")
     assert main(["bench", "diffusion", "--compare", "--results", *map(str, files), "--markdown", str(page)]) == 0
     lines = page.read_text().splitlines()
-    assert lines[0] == "before" and lines[4].startswith("| toys | ") and lines[5].startswith("| better | ")
-    assert lines[4].endswith(" 1.00x |") and lines[5].endswith(" 2.00x |")  # the same error for half the cost
+    assert lines[0] == "before" and lines[5].startswith("| toys | ") and lines[6].startswith("| better | ")
+    assert lines[5].endswith(" 1.00x |") and lines[6].endswith(" 2.00x |")  # the same error for half the cost
 
 
 def test_mlsde_bench_distances_puts_the_data_nearest_and_keeps_its_classifier(saved, tmp_path, capsys):
