@@ -9,6 +9,7 @@
 
 from mlsde.brownian import BrownianPath, NoiseSampler
 from mlsde.calibration import Calibration, Recommendation, calibrate
+from mlsde.ensembles import Ensemble, EnsembleError, Statistics, ensemble
 from mlsde.hierarchy import DriftHierarchy, from_numpy
 from mlsde.integrate import solve
 from mlsde.learning import learn
@@ -28,6 +29,8 @@ __all__ = [
     "Calibration",
     "Constant",
     "DriftHierarchy",
+    "Ensemble",
+    "EnsembleError",
     "Learned",
     "LevelVariances",
     "LinearPart",
@@ -39,8 +42,10 @@ __all__ = [
     "PowerLaw",
     "Recommendation",
     "Solution",
+    "Statistics",
     "Stats",
     "calibrate",
+    "ensemble",
     "from_numpy",
     "learn",
     "level_variances",

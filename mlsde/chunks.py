@@ -59,7 +59,7 @@ class Chunks:
         self.computed = self.found = 0
         self._known: dict[str, Result] = {}
         if self.folder is not None:
-            self._claim(self.folder, _as_json("manifest", manifest))
+            claim(self.folder, manifest)
 
     def result(self, key: str, compute: Callable[[], Result]) -> Result:
         """Return the piece named ``key``: from memory, from its file, or computed now and kept.
@@ -99,21 +99,42 @@ class Chunks:
         self.found += 1
         return dict(whole["result"])
 
-    def _claim(self, folder: Path, manifest: Result) -> None:
-        path = folder / "manifest.json"
-        if not path.exists():
-            write_atomically(path, json.dumps(manifest, indent=2) + "\n")
-            return
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            theirs = None
-        if not isinstance(theirs, dict):
-            raise ValueError(f"folder={str(folder)!r} has a damaged manifest.json; choose another folder.")
-        differs = sorted(name for name in {*theirs, *manifest} if theirs.get(name) != manifest.get(name))
-        if differs:
-            what = "; ".join(f"{name}: {theirs.get(name)!r} there, {manifest.get(name)!r} here" for name in differs)
-            raise ValueError(f"folder={str(folder)!r} holds another computation ({what}); choose another folder.")
+
+def claim(folder: Path, manifest: Result) -> None:
+    """Begin a folder, or go on with it.
+
+    Args:
+        folder: made if it is not there.
+        manifest: what is computed there, a dictionary that survives JSON.
+
+    Raises:
+        TypeError: if it does not.
+        ValueError: if the folder holds another computation, naming what differs.
+    """
+    path, manifest = folder / "manifest.json", _as_json("manifest", manifest)
+    if not path.exists():
+        write_atomically(path, json.dumps(manifest, indent=2) + "\n")
+        return
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        theirs = None
+    if not isinstance(theirs, dict):
+        raise ValueError(f"folder={str(folder)!r} has a damaged manifest.json; choose another folder.")
+    there, here = _flat(theirs), _flat(manifest)
+    differs = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+    if differs:
+        what = "; ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in differs)
+        raise ValueError(f"folder={str(folder)!r} holds another computation ({what}); choose another folder.")
+
+
+def _flat(manifest: Result, before: str = "") -> Result:
+    """Dictionaries within dictionaries as one, its names joined by dots: a difference is then named closely."""
+    flat: Result = {}
+    for name, value in manifest.items():
+        inner = isinstance(value, dict) and value
+        flat |= _flat(value, f"{before}{name}.") if inner else {f"{before}{name}": value}
+    return flat
 
 
 def _as_json(name: str, value: Any) -> Result:

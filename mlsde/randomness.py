@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # Numbered from 1, because numpy reads (seed, 0) and (seed,) as the same entropy.
-NOISE, PATH, COINS, OFFSETS, PROBE, LEARNING, PILOT, TRAINING, PRIOR = range(1, 10)
+NOISE, PATH, COINS, OFFSETS, PROBE, LEARNING, PILOT, TRAINING, PRIOR, ENSEMBLE = range(1, 11)
 
 SCATTERED, IN_ORDER = (1024, 16), (65_536, 512)
 """Most elements and rows drawn at once: they hide the price of a call, but neighbours may never be asked for."""

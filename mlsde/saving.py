@@ -30,6 +30,11 @@ class Saver:
         self._saved: list[tuple[float, Tensor]] = []
         self._like = y0
 
+    @property
+    def wanted(self) -> np.ndarray:
+        """Times to save, float64."""
+        return self._wanted
+
     def _checked(self, save_at: Any) -> np.ndarray:
         times = self._times
         if save_at is None:

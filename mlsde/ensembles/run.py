@@ -1,0 +1,282 @@
+"""``mlsde.ensemble``: many independent trajectories, in chunks, on one process or many, through faults."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import mlsde
+from mlsde import checks
+from mlsde.calibration import Calibration
+from mlsde.ensembles.choice import Settled, settle
+from mlsde.ensembles.describe import describe
+from mlsde.ensembles.engine import Outcome, numbers_of, open_store, share
+from mlsde.ensembles.memory import in_parts
+from mlsde.ensembles.ranks import Ranks, ranks
+from mlsde.ensembles.result import Ensemble, EnsembleError, Failure
+from mlsde.ensembles.starts import SampleY0, Starts
+from mlsde.ensembles.statistics import Statistics
+from mlsde.ensembles.store import Piece, Store, write_bytes
+from mlsde.integrate import Run, solve
+from mlsde.multilevel import Multilevel
+from mlsde.plan import Plan
+from mlsde.saving import Saver
+from mlsde.sde import SDE
+
+_PILOT_SAMPLES = 4096
+
+
+def ensemble(
+    sde: SDE,
+    sample_y0: SampleY0 | Tensor,
+    n: int,
+    t_span: Sequence[float] | None = None,
+    *,
+    steps: int | None = None,
+    times: Sequence[float] | np.ndarray | Tensor | None = None,
+    method: str = "euler",
+    multilevel: Multilevel | str | None = None,
+    level: int | Callable[[float], int] | None = None,
+    budget: float | None = None,
+    tol: float | None = None,
+    calibration: Calibration | None = None,
+    seed: int = 0,
+    save_at: Sequence[float] | np.ndarray | Tensor | str | None = None,
+    keep: Statistics | str = "states",
+    chunk: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    identity: str | None = None,
+    most_failures: int = 3,
+    progress: bool = False,
+) -> Ensemble:
+    """Integrate many independent trajectories, in chunks.
+
+    Each chunk has its own noise, coins and initial states, which are found by ``(seed, number of the chunk)``: the
+    result is the same bit for bit for any number of processes and after any interruption, on one type of device, with
+    as many threads of torch. Under ``torchrun`` the processes share the chunks and all return the same.
+
+    Args:
+        sde: the equation.
+        sample_y0: called as ``sample_y0(count)`` for the initial states of a chunk, shape ``(count, ...)``; torch's
+            own generators are seeded before, so that ``torch.randn`` may be used. Or a tensor: one state for all,
+            shape ``(1, ...)``, or one for each, shape ``(n, ...)``.
+        n: trajectories.
+        t_span: ``(t0, t1)``; like what follows, as of :func:`mlsde.solve`.
+        steps: number of equal steps.
+        times: an explicit grid instead.
+        method: the stepper.
+        multilevel: how the ladder is used. With ``"auto"`` a pilot is run once, and its price is shared out among all
+            trajectories.
+        level: one level, or a function of ``t`` that chooses it.
+        budget: price per trajectory, the pilot included, with ``"auto"``.
+        tol: root mean square error per component at the end, with ``"auto"``.
+        calibration: in place of a pilot.
+        seed: of everything.
+        save_at: times to save.
+        keep: ``"states"``, the saved ones of each trajectory; or :class:`Statistics`, and no states.
+        chunk: trajectories in a chunk. The result depends on it; by default as many as make a state of a quarter of a
+            million numbers, or a 32nd of ``n`` if that is less and the trajectories of a chunk share coins.
+        folder: where each finished chunk is kept, in one file; with the same arguments a call goes on from there.
+            ``None`` keeps them in memory.
+        identity: says what the equation and its initial states are, in place of the description of their functions
+            that the folder's manifest otherwise holds.
+        most_failures: chunks that may fail before a process gives up.
+        progress: show a bar.
+
+    Returns:
+        An :class:`Ensemble`.
+
+    Raises:
+        TypeError, ValueError: for bad input, naming the argument; also if the folder holds another computation.
+        EnsembleError: if chunks failed, a level having raised or the state having become NaN: after all others are
+            finished, with the result in its ``ensemble``.
+        OSError: if a chunk could not be written; those before are kept.
+
+    Example:
+        >>> from mlsde import SDE
+        >>> sde = SDE(lambda t, y: -y, diffusion=1.0)
+        >>> found = ensemble(sde, torch.zeros(1, 1), 1000, (0, 1), steps=50, keep=Statistics(quantiles=[0.5]))
+        >>> found.statistics.count
+        1000
+    """
+    begin = time.perf_counter()
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
+    if not isinstance(keep, Statistics) and keep != "states":
+        raise ValueError(f"keep={keep!r} is not known; give 'states' or mlsde.Statistics(...).")
+    checks.positive_integer("most_failures", most_failures)
+    pilot = multilevel == "auto" or not (budget is None and tol is None and calibration is None)
+    if pilot:
+        _refuse_beside_a_pilot(multilevel, level, budget, tol, calibration)
+    elif multilevel is not None and not isinstance(multilevel, Multilevel):
+        raise TypeError(f'multilevel must be an mlsde.Multilevel, "auto" or None, got {multilevel!r}.')
+    elif multilevel is not None and multilevel.seed is not None:
+        raise ValueError(
+            f"multilevel has a seed of its own, {multilevel.seed}, which would toss the same coins in every chunk; "
+            "leave it out: the chunks' seeds serve the coins too."
+        )
+    starts = Starts(sample_y0, n, seed, chunk, shared=pilot or _shares_coins(multilevel))
+    work = ranks(starts.example.device)
+    grid = None if pilot and steps is None and times is None else checks.time_grid(t_span, steps, times)
+    ends = checks.time_span(t_span) if grid is None else (float(grid[0]), float(grid[-1]))
+    manifest = _manifest(sde, starts, identity) | {
+        "grid": describe(ends if grid is None else grid), "method": method, "multilevel": describe(multilevel),
+        "level": describe(level), "budget": budget, "tol": tol,
+        "calibration": None if calibration is None else repr(calibration),
+        "save_at": describe(_plain(save_at)), "keep": describe(keep),
+    }  # fmt: skip
+    store = open_store(work, None if folder is None else Path(folder), manifest)
+    choice: Settled | None = None
+    if pilot:
+        choice = _settled(work, store, lambda: settle(
+            sde, starts.states(min(n, _PILOT_SAMPLES)), ends, n, steps=steps, times=times, method=method,
+            budget=budget, tol=tol, calibration=calibration, seed=seed,
+        ))  # fmt: skip
+        sde, rule = choice.arguments(sde)
+    else:
+        rule = {"times": grid, "multilevel": multilevel, "level": level}
+    job = _Job(in_parts(sde), starts, method, rule["times"], rule.get("multilevel"), rule.get("level"), save_at, keep)
+    plan, wanted = job.rehearse()
+    outcome = share(starts.count, job.compute, store, work, most_failures=most_failures, progress=progress)
+    found = _result(job, store, outcome, plan, wanted, choice, seed, time.perf_counter() - begin)
+    if outcome.errors:
+        raise EnsembleError(_complaint(found, outcome), found)
+    return found
+
+
+def _refuse_beside_a_pilot(multilevel: Any, level: Any, budget: Any, tol: Any, calibration: Any) -> None:
+    if multilevel not in ("auto", None):
+        given = {"budget": budget, "tol": tol, "calibration": calibration}
+        name = next(name for name, value in given.items() if value is not None)
+        raise ValueError(f'{name}= goes with multilevel="auto", got {multilevel!r}.')
+    if level is not None:
+        raise ValueError(f'level={level!r} was given with multilevel="auto", which chooses it; give one of the two.')
+
+
+def _shares_coins(multilevel: Multilevel | str | None) -> bool:
+    """Whether chance ties the trajectories of a chunk to each other."""
+    return isinstance(multilevel, Multilevel) and multilevel.share == "batch" and multilevel.coins != "periodic"
+
+
+def _plain(save_at: Any) -> Any:
+    return save_at if save_at is None or isinstance(save_at, str) else checks.as_float64("save_at", save_at)
+
+
+def _manifest(sde: SDE, starts: Starts, identity: str | None) -> dict[str, Any]:
+    """What is computed, but for how."""
+    drift, state = sde.drift, starts.example
+    told: dict[str, Any] = {
+        "mlsde": mlsde.__version__, "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "n": starts.n, "chunk": starts.size, "seed": starts.seed,
+        "state": f"{str(state.dtype).removeprefix('torch.')} {tuple(state.shape[1:])} on {state.device.type}",
+        "costs": None if drift.costs is None else list(drift.costs), "differences": drift.differences,
+        "noise": sde.noise, "calculus": sde.calculus,
+    }  # fmt: skip
+    if identity is not None:
+        return told | {"identity": str(identity)}
+    return told | {
+        "drift": {name: describe(level) for name, level in zip(drift.names, drift.levels, strict=True)},
+        "diffusion": describe(sde.diffusion), "linear": describe(sde.linear), "sample_y0": describe(starts.source),
+    }  # fmt: skip
+
+
+def _settled(work: Ranks, store: Store, choose: Callable[[], Settled]) -> Settled:
+    """What the pilot chose: from the folder, or now, by the first process for all."""
+    file = None if store.folder is None else store.folder / "choice.safetensors"
+    data = b""
+    if work.rank == 0:
+        try:
+            data = b"" if file is None else file.read_bytes()
+            Settled.from_bytes(data)
+        except (FileNotFoundError, ValueError):
+            data = choose().to_bytes()
+            if file is not None:
+                write_bytes(file, data)
+    return Settled.from_bytes(work.broadcast(data))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One chunk after another."""
+
+    sde: SDE
+    starts: Starts
+    method: str
+    times: np.ndarray
+    multilevel: Multilevel | None
+    level: int | Callable[[float], int] | None
+    save_at: Any
+    keep: Statistics | str
+
+    @property
+    def shared(self) -> bool:
+        """Whether the trajectories of a chunk share coins."""
+        return _shares_coins(self.multilevel)
+
+    def rehearse(self) -> tuple[Plan, np.ndarray]:
+        """Check all that can be checked before the first step; returns a plan and the times to be saved."""
+        y0 = self.starts.example
+        run = Run(self.sde, y0, self.times, self.method, self.multilevel, self.level, 0, None)
+        return run.plan, Saver(self.save_at, run.times, y0).wanted
+
+    def compute(self, number: int) -> Piece:
+        """Run a chunk and keep what is to be kept of it."""
+        y0 = self.starts.draw(number)
+        with self.starts.seeded(number):  # for levels that draw numbers themselves
+            found = solve(
+                self.sde, y0, times=self.times, method=self.method, multilevel=self.multilevel, level=self.level,
+                seed=self.starts.noise_seed(number), save_at=self.save_at,
+            )  # fmt: skip
+        kept = self.keep.reduce(found.ys, self.shared) if isinstance(self.keep, Statistics) else {"ys": found.ys.cpu()}
+        note = {"samples": len(y0), "evaluations": list(found.stats.evaluations), "shared": self.shared}
+        return Piece(kept, note | {"seed": self.starts.noise_seed(number)})
+
+
+def _result(
+    job: _Job, store: Store, outcome: Outcome, plan: Plan, wanted: np.ndarray, choice: Settled | None, seed: int,
+    seconds: float,
+) -> Ensemble:  # fmt: skip
+    starts, drift = job.starts, job.sde.drift
+    samples = np.array([note["samples"] for note in outcome.notes.values()], dtype=np.float64)
+    counts = np.array([note["evaluations"] for note in outcome.notes.values()]).reshape(-1, len(drift))
+    evaluations = samples @ counts / max(1.0, samples.sum())
+    shape = tuple(starts.example.shape[1:])
+    statistics = None
+    if isinstance(job.keep, Statistics) and outcome.notes:
+
+        def pieces() -> Iterator[Piece]:
+            return (piece for number in outcome.notes if (piece := store.get(number)) is not None)
+
+        statistics = job.keep.combine(pieces, (len(wanted), *shape))
+    failures = [Failure(number, starts.noise_seed(number), words, starts) for number, words in outcome.errors.items()]
+    return Ensemble(
+        n=starts.n, done=int(samples.sum()), ts=torch.from_numpy(wanted.copy()), shape=shape, chunk=starts.size,
+        seed=seed, names=drift.names, evaluations=tuple(evaluations.tolist()),
+        cost=None if drift.costs is None else float(evaluations @ np.array(drift.costs)), full_cost=plan.full_cost,
+        pilot_cost=None if choice is None else choice.pilot_cost, error=None if choice is None else choice.error,
+        chosen=None if choice is None else choice.words, wall_seconds=seconds, found=outcome.found,
+        computed=len(outcome.notes) - outcome.found, failures=tuple(failures), statistics=statistics,
+        _store=store, _finished=tuple(outcome.notes), _keeps_states=job.keep == "states",
+    )  # fmt: skip
+
+
+def _complaint(found: Ensemble, outcome: Outcome) -> str:
+    first, numbers = found.failures[0], [one.chunk for one in found.failures]
+    words = (
+        f"{len(numbers)} of {-(-found.n // found.chunk)} chunks failed: {numbers_of(numbers)}. Chunk {first.chunk} "
+        f"(seed {first.seed}): {first.message} mlsde.solve(sde, failure.y0, ..., seed=failure.seed) is the same "
+        "run, for each of .ensemble.failures. "
+    )
+    if outcome.untried:
+        words += f"Not tried any more: {numbers_of(outcome.untried)}. "
+    kept = "in .ensemble" if found.folder is None else f"in {str(found.folder)!r}, where the same call goes on"
+    return f"{words}The finished chunks are {kept}."

@@ -1,0 +1,337 @@
+"""Faults of an ensemble: kills, full disks, damaged files, levels that fail, memory that does not suffice."""
+
+import contextlib
+import json
+import logging
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+
+import ensemble_toys as toys
+import psutil
+import pytest
+import torch
+
+import mlsde
+from mlsde import SDE, DriftHierarchy, EnsembleError, ensemble
+from mlsde.ensembles.memory import InParts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    return toys.run(tmp_path), tmp_path
+
+
+def resumed(folder):
+    return toys.run(folder)
+
+
+def test_a_finished_folder_computes_nothing(finished):
+    found, folder = finished
+    again = resumed(folder)
+    assert (again.computed, again.found) == (0, 20) and torch.equal(again.ys, found.ys)
+    assert again.evaluations == found.evaluations
+
+
+def damages():
+    def cut(data):
+        return data[: len(data) // 2]
+
+    def empty(_data):
+        return b""
+
+    def flip(place):
+        def change(data):
+            at = int(place * (len(data) - 1))
+            return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+        return change
+
+    yield from [cut, empty, *(flip(place / 12) for place in range(13))]
+
+
+@pytest.mark.parametrize("damage", list(damages()))
+def test_a_chunk_that_is_cut_short_or_changed_is_computed_again(damage, finished):
+    found, folder = finished
+    file = folder / "chunk-000007.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    again = resumed(folder)
+    assert (again.computed, again.found) == (1, 19)
+    assert torch.equal(again.ys, found.ys) and file.read_bytes() == whole
+
+
+def test_a_chunk_of_another_number_is_computed_again(finished):
+    found, folder = finished
+    (folder / "chunk-000007.safetensors").write_bytes((folder / "chunk-000008.safetensors").read_bytes())
+    again = resumed(folder)
+    assert (again.computed, again.found) == (1, 19) and torch.equal(again.ys, found.ys)
+
+
+def test_states_are_missed_when_a_file_goes_while_they_are_read(finished):
+    found, folder = finished
+    (folder / "chunk-000003.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="chunk 3 is no longer whole"):
+        _ = found.ys
+
+
+def shifted(offset):
+    def drift(t, y):
+        return offset - y
+
+    return drift
+
+
+OTHERS = {
+    "seed": ({"seed": 6}, "seed: 5 there, 6 here"),
+    "n": ({"n": 210}, "n: 200 there, 210 here"),
+    "chunk": ({"chunk": 20}, "chunk: 10 there, 20 here"),
+    "method": ({"method": "heun"}, "method: 'euler' there, 'heun' here"),
+    "steps": ({"steps": 21}, "grid: "),
+    "a number that the drift closes over": ({"sde": SDE(shifted(2.0), 0.5)}, "drift.level 1: "),
+    "costs": ({"sde": SDE(DriftHierarchy([shifted(1.0)], costs=[3.0]), 0.5)}, "costs: None there, [3.0] here"),
+    "diffusion": ({"sde": SDE(shifted(1.0), 0.6)}, "diffusion: 0.5 there, 0.6 here"),
+    "start": ({"sample_y0": torch.ones(1, 3)}, "sample_y0: "),
+    "dtype": ({"sample_y0": torch.zeros(1, 3, dtype=torch.float64)}, "state: 'float32 (3,) on cpu' there"),
+    "keep": ({"keep": mlsde.Statistics()}, "keep"),
+    "save_at": ({"save_at": "steps"}, "save_at: None there, 'steps' here"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_folder_of_another_ensemble_is_refused_with_the_difference_named(name, tmp_path):
+    given = {"sde": SDE(shifted(1.0), 0.5), "sample_y0": torch.zeros(1, 3), "n": 200, "t_span": (0, 1), "steps": 20}
+    given |= {"seed": 5, "chunk": 10, "folder": tmp_path}
+    ensemble(**given)
+    ensemble(**(given | {"sde": SDE(shifted(1.0), 0.5)}))  # made anew, the same
+    change, words = OTHERS[name]
+    with pytest.raises(ValueError, match="holds another computation") as caught:
+        ensemble(**(given | change))
+    assert words in str(caught.value)
+
+
+def test_the_description_tells_nets_apart_by_their_weights():
+    from mlsde.ensembles.describe import describe
+
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 3)
+    before = describe(net)
+    assert describe(net) == before
+    with torch.no_grad():
+        net.weight[0, 0] += 1e-3
+    assert describe(net) != before
+    scale = torch.tensor([2.0])
+    assert describe(lambda t, y: scale * y) == describe(lambda t, y: scale * y)
+    assert describe(lambda t, y: scale * y) != describe(lambda t, y: scale + y)
+    json.dumps(describe({"a": [net, shifted(1.0), torch.float32, {"b": scale}]}))
+
+
+def fails_at(chunks, how, times=10**9):
+    """An equation whose level fails in some chunks, told by the initial states; so many times."""
+    left = [times]
+
+    def level(t, y):
+        number = int(y[0, 0].round()) if y.abs().max() < 1e6 else -1
+        if number in chunks and left[0] > 0:
+            left[0] -= 1
+            if how == "raise":
+                raise RuntimeError("no convergence")
+            return torch.full_like(y, float("nan"))
+        return 0 * y
+
+    return SDE(level)
+
+
+def numbered(count=60, size=10):
+    return (torch.arange(count) // size).float().view(-1, 1)
+
+
+@pytest.mark.parametrize(("how", "words"), [("raise", "no convergence"), ("nan", "drift level 1 became NaN")])
+@pytest.mark.parametrize("folder", [True, False])
+def test_the_others_finish_and_the_failed_chunk_is_named_with_its_seed(how, words, folder, tmp_path):
+    options = {"steps": 3, "chunk": 10, "folder": tmp_path if folder else None, "identity": "fails"}
+    sde = fails_at({2, 4}, how)
+    with pytest.raises(EnsembleError, match=words) as caught:
+        ensemble(sde, numbered(), 60, (0, 1), **options)
+    found = caught.value.ensemble
+    assert found.done == 40 and [one.chunk for one in found.failures] == [2, 4]
+    assert found.y1[:, 0].tolist() == [0.0] * 10 + [1.0] * 10 + [3.0] * 10 + [5.0] * 10
+    first = found.failures[0]
+    assert f"Chunk 2 (seed {first.seed})" in str(caught.value) and "2 of 6 chunks failed: 2, 4" in str(caught.value)
+    assert torch.equal(first.y0, numbered()[20:30])
+    with pytest.raises(RuntimeError, match=words):  # reproduced
+        mlsde.solve(sde, first.y0, (0, 1), steps=3, seed=first.seed)
+    if folder:
+        whole = ensemble(fails_at((), how), numbered(), 60, (0, 1), **options)
+        assert (whole.computed, whole.found) == (2, 4) and torch.equal(whole.y1, numbered())
+
+
+def test_a_process_gives_up_after_some_failures():
+    tried = []
+
+    def broken(t, y):
+        tried.append(1)
+        raise RuntimeError("always")
+
+    with pytest.raises(EnsembleError, match=r"3 of 50 chunks failed: 0, 1, 2.*Not tried any more: 3, 4") as caught:
+        ensemble(SDE(broken), torch.zeros(1, 1), 500, (0, 1), steps=3, chunk=10)
+    assert len(tried) == 3 and caught.value.ensemble.done == 0
+
+
+def test_statistics_of_what_was_finished_are_there_too():
+    with pytest.raises(EnsembleError) as caught:
+        ensemble(
+            fails_at({2}, "raise"), numbered(), 60, (0, 1), steps=3, chunk=10,
+            keep=mlsde.Statistics(functionals={"end": lambda ys: ys[-1]}),
+        )  # fmt: skip
+    found = caught.value.ensemble.statistics
+    assert found.count == 50 and float(found.mean) == pytest.approx((0 + 1 + 3 + 4 + 5) / 5)
+
+
+class Memory:
+    """A level that holds so many samples at once."""
+
+    def __init__(self, most, error):
+        self.most, self.error, self.seen = most, error, []
+
+    def __call__(self, t, y):
+        self.seen.append(len(y))
+        if len(y) > self.most:
+            raise self.error
+        return -torch.sin(y)
+
+
+LACKS = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+]
+
+
+@pytest.mark.parametrize("error", LACKS, ids=["cuda", "python", "torch"])
+def test_a_chunk_that_memory_does_not_hold_is_evaluated_in_parts_on_the_same_noise(error, caplog):
+    level = Memory(30, error)
+    with caplog.at_level(logging.WARNING, "mlsde"):
+        found = ensemble(SDE(level, 0.5), torch.ones(1, 2), 200, (0, 1), steps=5, chunk=100)
+    plain = ensemble(SDE(Memory(1000, error), 0.5), torch.ones(1, 2), 200, (0, 1), steps=5, chunk=100)
+    torch.testing.assert_close(found.ys, plain.ys)
+    assert level.seen[:7] == [100, 50, 25, 25, 25, 25, 25]  # and never more than a quarter afterwards
+    assert max(level.seen[2:]) == 25
+    assert "level 1 is out of memory; evaluating 100 samples in 4 parts." in caplog.text
+
+
+def test_memory_that_does_not_hold_one_sample_is_a_failure():
+    with pytest.raises(EnsembleError, match="MemoryError"):
+        ensemble(SDE(Memory(0, MemoryError())), torch.ones(1, 2), 4, (0, 1), steps=2, chunk=4)
+
+
+def test_another_error_of_a_level_is_not_taken_for_a_lack_of_memory():
+    level = InParts(Memory(0, RuntimeError("shape mismatch")), "mine")
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        level(torch.tensor(0.0), torch.ones(4, 1))
+    assert level.parts == 1
+
+
+FULL = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+import ensemble_toys as toys
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+try:
+    toys.run({folder!r}, save_at="steps")
+except OSError as error:
+    print("told", error, *error.__notes__)
+"""
+
+
+def test_a_file_system_that_is_full_is_told_and_leaves_nothing_half_written(tmp_path):
+    folder = str(tmp_path / "full")
+    size = 2000  # enough for the manifest, too little for a chunk with all its steps
+    words = FULL.format(tests=os.path.dirname(toys.__file__), limit=size, folder=folder)
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=120, check=True)
+    assert "told" in done.stdout and "chunk 0 could not be kept" in done.stdout and "make room" in done.stdout
+    assert os.listdir(folder) == ["manifest.json"]
+    assert toys.run(folder, save_at="steps").computed == 20
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        toys.run(tmp_path / "file" / "below")
+
+
+def processes(folder, count, pause):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    head = [sys.executable]
+    if count > 1:
+        head += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return subprocess.Popen(
+        [*head, toys.__file__, str(folder), str(pause), "states"], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def workers(process):
+    """Processes that run the toys themselves, and not the one that started them."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first = psutil.Process(process)
+        return first.children(recursive=True) or [first]
+    return []
+
+
+def kept(folder):
+    return len(list(folder.glob("chunk-*.safetensors"))) if folder.exists() else 0
+
+
+def kill_at_random(folder, count, rng, one):
+    """Start, wait for some chunks more, and kill one process or all; true if it was killed before it was done."""
+    child = processes(folder, count, 0.01)
+    goal = kept(folder) + rng.randint(1, 4)
+    while child.poll() is None and kept(folder) < goal:
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0.0, 0.2))
+    there = workers(child.pid)
+    killed = child.poll() is None and bool(there)
+    for process in [rng.choice(there)] if one and there else [psutil.Process(child.pid), *there] if killed else []:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    child.communicate(timeout=120)
+    return killed
+
+
+def survives(folder, kills, count, seed):
+    rng = random.Random(seed)
+    killed = 0
+    for attempt in range(kills):
+        killed += kill_at_random(folder, count, rng, one=bool(attempt % 2))
+        if kept(folder) >= 18:  # begin again from what a kill left of a half
+            for file in sorted(folder.glob("chunk-*"))[::2]:
+                file.unlink()
+    done = processes(folder, count, 0.0).communicate(timeout=300)[0]
+    sums = re.findall(r"sum (\w{64})", done)
+    assert len(sums) == count and set(sums) == {toys.check_sum(toys.run().ys)}
+    assert not list(folder.glob("*.partial"))
+    return killed
+
+
+def test_kills_of_one_process_and_of_all_leave_no_trace(tmp_path):
+    assert survives(tmp_path / "killed", 2, 2, 0) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_many_kills_leave_no_trace(count, tmp_path):
+    assert survives(tmp_path / "killed", 12, count, count) >= 10
