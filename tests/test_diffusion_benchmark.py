@@ -21,7 +21,15 @@ from mlsde.diffusion.pictures import coins
 
 WHOLE = (1, 2, 3)
 SMALL = Size(
-    samples=2, budgets=(4.0,), seeds=1, patterns=2, tuning_samples=2, reference_steps=30, most_steps=7, tilts=(0.0,)
+    samples=2,
+    budgets=(4.0,),
+    seeds=1,
+    patterns=2,
+    tuning_samples=2,
+    choosing_samples=2,
+    reference_steps=30,
+    most_steps=7,
+    tilts=(0.0,),
 )
 
 
@@ -191,12 +199,12 @@ def test_pieces_of_another_ladder_are_refused(ladder, finished):
         Benchmark(ladder, "others", SMALL, folder=finished[0])
 
 
-def test_coins_are_chosen_only_where_they_miss_less_on_the_samples_of_the_tuning(ladder, finished):
+def test_coins_are_chosen_only_where_they_miss_less_on_samples_that_they_were_not_tuned_on(ladder, finished):
     bench = Benchmark(ladder, "toys", SMALL, folder=finished[0])
     tuned = bench.tuned(4.0)
     names = ("ddim", "dpm++2m", "dpm++3m", "unipc")
-    plain = [bench.row(Way(sampler, 4, WHOLE), tuning=True) for sampler in names]
-    coins = bench.row(tuned, 3, tuning=True)
+    plain = [bench.row(Way(sampler, 4, WHOLE), place="choosing") for sampler in names]
+    coins = bench.row(tuned, 3, place="choosing")
     wins = all(coins[name] < min(row[name] for row in plain) for name in ("error", "typical error"))
     best = min(plain, key=lambda row: row["typical error"])["way"]["sampler"]
     chosen = bench.chosen(4.0, tuned)

@@ -22,7 +22,7 @@ from mlsde.diffusion.arena import Arena, Way
 from mlsde.diffusion.ladders import TrainedLadder
 
 _FINALISTS, _FINAL_SEEDS = 6, 3
-"""Of the settings tried once in the tuning, how many are tried again, with how many seeds."""
+"""Of the settings tried once in the tuning, how many are tried again on other samples, with how many seeds."""
 
 STEPS = (5, 7, 10, 14, 20, 28, 40, 57, 80, 113, 160, 226, 320, 453, 640)
 """Numbers of evaluations of plain ways: a factor of the square root of 2 apart."""
@@ -41,7 +41,9 @@ class Size:
         budgets: of what has coins, in evaluations of the top level.
         seeds: of the coins.
         patterns: of the paper's rule, of which the best is also told.
-        tuning_samples: other trajectories, on which the coins' settings are chosen.
+        tuning_samples: other trajectories, on which many settings of the coins are tried.
+        choosing_samples: others again, on which the best of them and the plain ways are compared: what wins among many
+            on few samples owes a part of that to them.
         reference_steps: of the reference.
         most_steps: of a plain way.
         tilts: of the variances, that the tuning tries; see :class:`Way`.
@@ -55,13 +57,15 @@ class Size:
     seeds: int = 5
     patterns: int = 15
     tuning_samples: int = 16
+    choosing_samples: int = 32
     reference_steps: int = 300
     most_steps: int = 320
     tilts: tuple[float, ...] = (0.0, 1.0, 2.0)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("samples", "seeds", "patterns", "tuning_samples", "reference_steps", "most_steps"):
+        for name in ("samples", "seeds", "patterns", "tuning_samples", "choosing_samples", "reference_steps",
+                     "most_steps"):  # fmt: skip
             checks.positive_integer(name, getattr(self, name))
         if not self.budgets:
             raise ValueError("budgets must hold at least one number of evaluations, got none.")
@@ -98,11 +102,17 @@ def paper_ways(size: Size, levels: int, residual: bool = False) -> list[Way]:
     ]  # fmt: skip
 
 
-def candidates(budget: float, levels: int, tilts: Sequence[float], residual: bool = False) -> list[Way]:
+def candidates(
+    budget: float, levels: int, tilts: Sequence[float], residual: bool = False, churn: float = 0.0
+) -> list[Way]:
     """What the coins' settings are chosen from at one budget."""
     ways = []
     corrections = ("impulse", "hold", "extrapolate")
-    samplers = (("ddim", (3, 8)), ("ddim-log", (3, 8)), ("dpm++2m", (1.4, 2, 3)))
+    samplers: list[tuple[str, tuple[float, ...]]] = [
+        ("ddim", (3, 8)), ("ddim-log", (3, 8)), ("dpm++2m", (1.4, 2, 3)),
+    ]  # fmt: skip
+    if churn == 0:
+        samplers.append(("dpm++3m", (1.4, 2, 3)))
     for sampler, multiples in samplers:
         for multiple, correction, tilt, part in itertools.product(
             multiples, corrections, tilts, _parts(levels, residual)
@@ -145,24 +155,25 @@ class Benchmark:
         self._chunks = Chunks(folder, {"ladder": name, "held_out": held_out, "size": asdict(size)})
         self._arenas: dict[str, Arena] = {}
 
-    def arena(self, tuning: bool = False) -> Arena:
-        """The place of the comparison, or that of the tuning, whose states and path are others."""
-        name, size = ("tuning" if tuning else "main"), self.size
-        if name not in self._arenas:
-            self._arenas[name] = Arena(
-                self.ladder, churn=size.churn, unit=size.unit, reference_steps=size.reference_steps,
-                samples=size.tuning_samples if tuning else size.samples, seed=size.seed + (1000 if tuning else 0),
+    def arena(self, place: str = "main") -> Arena:
+        """Where ways meet: ``"main"``, ``"tuning"`` or ``"choosing"``, each with states and a path of its own."""
+        size = self.size
+        if place not in self._arenas:
+            samples = {"main": size.samples, "tuning": size.tuning_samples, "choosing": size.choosing_samples}[place]
+            self._arenas[place] = Arena(
+                self.ladder, churn=size.churn, unit=size.unit, reference_steps=size.reference_steps, samples=samples,
+                seed=size.seed + {"main": 0, "tuning": 1000, "choosing": 2000}[place],
             )  # fmt: skip
-        return self._arenas[name]
+        return self._arenas[place]
 
-    def row(self, way: Way, seeds: int = 1, *, tuning: bool = False) -> dict[str, Any]:
+    def row(self, way: Way, seeds: int = 1, *, place: str = "main") -> dict[str, Any]:
         """Run a way with so many seeds of its coins; errors of each, means of the rest."""
 
         def compute() -> dict[str, Any]:
             runs: list[dict[str, Any]] = []
             for seed in range(seeds):
                 try:
-                    runs.append(self.arena(tuning).measure(way, seed).as_dict())
+                    runs.append(self.arena(place).measure(way, seed).as_dict())
                 except ValueError as error:
                     if way.budget is None:
                         raise
@@ -173,7 +184,6 @@ class Benchmark:
             told["evaluations"] = np.mean([run["evaluations"] for run in runs], axis=0).tolist()
             return told
 
-        place = "tuning" if tuning else "main"
         kept = self._chunks.result(f"{place}_{way.key}_x{seeds}", compute)
         found = {"way": asdict(way), "words": str(way), **kept}
         if "refused" in found:
@@ -185,9 +195,9 @@ class Benchmark:
             self._report(f"{place}: {way}: cost {found['cost']:.3g}, error {found['error']:.4g}")
         return found
 
-    def rows(self, ways: Iterable[Way], seeds: int = 1, *, tuning: bool = False) -> list[dict[str, Any]]:
+    def rows(self, ways: Iterable[Way], seeds: int = 1, *, place: str = "main") -> list[dict[str, Any]]:
         """Run many; those that cannot be had at their budget are left out."""
-        found = [self.row(way, seeds, tuning=tuning) for way in ways]
+        found = [self.row(way, seeds, place=place) for way in ways]
         return [row for row in found if "refused" not in row]
 
     def reference_error(self) -> float:
@@ -201,22 +211,24 @@ class Benchmark:
         return float(self._chunks.result("reference", compute)["distance"])
 
     def tuned(self, budget: float) -> Way:
-        """The settings of the coins whose typical error on the tuning samples is the least at a budget."""
-        rows = self.rows(candidates(budget, len(self.ladder), self.size.tilts, self.ladder.about.residual), tuning=True)
+        """The settings of the coins at a budget: the best on the samples of the tuning meet again on others."""
+        size = self.size
+        ways = candidates(budget, len(self.ladder), size.tilts, self.ladder.about.residual, size.churn)
+        rows = self.rows(ways, place="tuning")
         within = [row for row in rows if row["cost"] <= 1.1 * budget] or rows
         best = sorted(within, key=_typical)[:_FINALISTS]
-        again = self.rows([_way(row) for row in best], _FINAL_SEEDS, tuning=True)
+        again = self.rows([_way(row) for row in best], _FINAL_SEEDS, place="choosing")
         return _way(min(again, key=_typical))
 
     def chosen(self, budget: float, tuned: Way) -> Way:
         """The method to run at a budget: the tuned coins, or the best plain way that it pays.
 
-        Coins only if they miss less on the tuning samples, both typically and in the root mean square.
+        Coins only if they miss less on the samples of the choice, both typically and in the root mean square.
         """
         steps, full = max(2, math.floor(budget)), tuple(range(1, len(self.ladder) + 1))
         names = ("ddim", "dpm++2m", "dpm++3m", "unipc") if self.size.churn == 0 else ("ddim", "dpm++2m", "ddpm")
-        plain = self.rows([Way(name, steps, full) for name in names], tuning=True)
-        coins, best = self.row(tuned, _FINAL_SEEDS, tuning=True), min(plain, key=_typical)
+        plain = self.rows([Way(name, steps, full) for name in names], place="choosing")
+        coins, best = self.row(tuned, _FINAL_SEEDS, place="choosing"), min(plain, key=_typical)
         wins = all(coins[name] < min(row[name] for row in plain) for name in ("error", "typical error"))
         return tuned if wins else _way(best)
 
