@@ -37,7 +37,7 @@ def child(*words, processes=1):
 def test_a_chunk_is_the_solve_of_its_seed():
     found = toys.run()
     assert (found.done, found.computed, found.found, found.ys.shape) == (toys.N, 20, 0, (1, toys.N, 3))
-    starts = found._store.get(3).note
+    starts = found.store.get(3).note
     torch.manual_seed(0)  # whatever the user does with torch's own generator
     again = toys.run()
     assert torch.equal(again.ys, found.ys)
@@ -81,7 +81,7 @@ def test_initial_states_may_be_one_for_all_or_one_for_each():
 
 def test_evaluations_and_cost_are_those_of_the_runs():
     found = toys.run()
-    by_hand = [piece["evaluations"] for piece in (found._store.get(k).note for k in range(20))]
+    by_hand = [piece["evaluations"] for piece in (found.store.get(k).note for k in range(20))]
     mean = torch.tensor(by_hand, dtype=torch.float64).mean(0)
     assert found.evaluations == pytest.approx(mean.tolist())
     assert found.cost == pytest.approx(float(mean @ torch.tensor([1.0, 10.0], dtype=torch.float64)))
@@ -229,3 +229,29 @@ def test_files_are_plain_safetensors(tmp_path):
     held = load_file(tmp_path / "chunk-000002.safetensors")
     assert torch.equal(held["ys"], found.ys[:, 20:30])
     assert sorted(path.suffix for path in Path(tmp_path).iterdir()) == [".json", *[".safetensors"] * 20]
+
+
+REFUSED = """
+import sys
+sys.path.insert(0, {tests!r})
+import ensemble_toys as toys
+try:
+    toys.run({folder!r}, seed=6) if {case!r} == "folder" else toys.run(multilevel="auto", budget=1e-9)
+except ValueError as error:
+    sys.stdout.write(f"refused: {{error}}\\n")
+"""
+
+
+@pytest.mark.parametrize("case", ["folder", "pilot"])
+def test_what_the_first_process_refuses_is_refused_by_all(case, tmp_path):
+    folder = tmp_path / "pieces"
+    toys.run(folder)
+    script = tmp_path / "refused.py"
+    script.write_text(REFUSED.format(tests=os.path.dirname(toys.__file__), folder=str(folder), case=case))
+    head = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*head, str(script)], capture_output=True, text=True, env=environment, timeout=120, check=True
+    )
+    words = "seed: 5 there, 6 here" if case == "folder" else "budget"
+    assert done.stdout.count("refused: ") == 2 and done.stdout.count(words) >= 2

@@ -42,6 +42,24 @@ def test_the_field_of_the_example_is_the_sum_over_the_charges():
     torch.testing.assert_close(example.make_level(places, charges)(torch.tensor(0.0), y), expected)
 
 
+def test_the_ensemble_draws_its_bands_and_goes_on_from_its_folder(tmp_path, monkeypatch, capsys):
+    example = load("ensemble")
+    monkeypatch.setattr(example, "N", 3000)
+    monkeypatch.setattr(example, "STEPS", 40)
+    monkeypatch.setattr(example, "FOLDER", tmp_path / "pieces")
+    monkeypatch.setattr(example, "PICTURE", tmp_path / "bands.png")
+    example.main()
+    first = capsys.readouterr().out
+    assert "crossed" in first and "32 chunks computed, 0 found" in first
+    assert (tmp_path / "bands.png").stat().st_size > 10_000
+    example.main()
+    again = capsys.readouterr().out
+    assert "0 chunks computed, 32 found" in again
+    assert [line for line in again.splitlines() if "crossed" in line] == [
+        line for line in first.splitlines() if "crossed" in line
+    ]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it would begin to work")
 def test_the_cuda_script_ends_well_where_there_is_no_device(monkeypatch, capsys):
     example = load("on_cuda")

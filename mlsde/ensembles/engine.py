@@ -38,15 +38,11 @@ def open_store(ranks: Ranks, folder: Any, manifest: dict[str, Any]) -> Store:
         ValueError: on every process, if it holds another computation.
         OSError: likewise, if it cannot be made.
     """
-    problem: tuple[bool, str] | None = None
-    try:
-        if ranks.rank == 0:
-            Store(folder, manifest)
-    except (ValueError, OSError) as error:
-        problem = isinstance(error, OSError), str(error)
-    problem = ranks.broadcast(problem)
-    if problem is not None:
-        raise (OSError if problem[0] else ValueError)(problem[1])
+
+    def claim() -> None:
+        Store(folder, manifest)
+
+    ranks.first(claim)
     store = Store(None, manifest)
     store.folder = folder
     return store

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import distributed
+
+_PATIENCE, _FAREWELL = datetime.timedelta(days=30), datetime.timedelta(seconds=30)
+
+_ERRORS: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError, "OSError": OSError}
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,29 @@ class Ranks:
         box = [thing]
         distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def first(self, compute: Callable[[], Any]) -> Any:
+        """Have the first rank compute something for all; what it raises is raised on every rank.
+
+        Args:
+            compute: returns numbers, strings, bytes, lists and dictionaries of them.
+        """
+        if self.count == 1:
+            return compute()
+        outcome: tuple[bool, Any] = (False, None)
+        raised: Exception | None = None
+        if self.rank == 0:
+            try:
+                outcome = True, compute()
+            except Exception as error:
+                raised, outcome = error, (False, (type(error).__name__, str(error)))
+        done, value = self.broadcast(outcome)
+        if done:
+            return value
+        if raised is not None:
+            raise raised
+        kind, message = value
+        raise _ERRORS.get(kind, RuntimeError)(message)
 
     def gather(self, thing: Any) -> list[Any]:
         """What each rank holds, in their order; on every rank."""
@@ -53,11 +83,16 @@ def ranks(device: torch.device) -> Ranks:
     if not distributed.is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
             return Ranks()
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # what is exchanged lies on the host; a process may wait for the slowest, and chunks may take their time
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=_PATIENCE)
         atexit.register(_leave)
     return Ranks(distributed.get_rank(), distributed.get_world_size())
 
 
 def _leave() -> None:
+    """Go together: a process that closes its connections while another still makes its own may abort it."""
     if distributed.is_initialized():
+        with contextlib.suppress(RuntimeError, ValueError):  # another process died, or the backend has no such barrier
+            distributed.monitored_barrier(timeout=_FAREWELL)
         distributed.destroy_process_group()

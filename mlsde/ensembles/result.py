@@ -23,17 +23,18 @@ class Failure:
         chunk: its number, from 0.
         seed: of its noise and coins.
         message: what went wrong.
+        starts: of the ensemble.
     """
 
     chunk: int
     seed: int
     message: str
-    _starts: Starts = field(repr=False)
+    starts: Starts = field(repr=False)
 
     @property
     def y0(self) -> Tensor:
         """Its initial states, drawn again."""
-        return self._starts.draw(self.chunk)
+        return self.starts.draw(self.chunk)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,9 @@ class Ensemble:
         found, computed: chunks that were there, and that this call computed, on all processes.
         failures: chunks that failed.
         statistics: with ``keep=Statistics(...)``; else ``None``.
+        store: where the chunks are kept.
+        finished: numbers of the chunks that are there.
+        keeps_states: whether states were kept.
     """
 
     n: int
@@ -78,14 +82,14 @@ class Ensemble:
     computed: int
     failures: tuple[Failure, ...]
     statistics: Found | None
-    _store: Store
-    _finished: tuple[int, ...]
-    _keeps_states: bool
+    store: Store
+    finished: tuple[int, ...]
+    keeps_states: bool
 
     @property
     def folder(self) -> Path | None:
         """Where the chunks are; ``None`` for in memory."""
-        return self._store.folder
+        return self.store.folder
 
     def chunks(self) -> Iterator[Tensor]:
         """Saved states of one finished chunk after another, shape ``(saved, samples, ...)``, on the host.
@@ -93,7 +97,7 @@ class Ensemble:
         Raises:
             ValueError: if statistics were kept and no states.
         """
-        if not self._keeps_states:
+        if not self.keeps_states:
             raise ValueError("this ensemble kept statistics and no states; leave keep= out to have them.")
         for piece in self._pieces():
             yield piece.tensors["ys"]
@@ -118,7 +122,7 @@ class Ensemble:
             ValueError: if no states were kept.
         """
         kept = Statistics() if statistics is None else statistics
-        if not self._keeps_states:
+        if not self.keeps_states:
             raise ValueError("this ensemble kept statistics and no states; leave keep= out to have them.")
         parts = [
             Piece(kept.reduce(piece.tensors["ys"], piece.note["shared"]), {"shared": piece.note["shared"]})
@@ -127,11 +131,11 @@ class Ensemble:
         return kept.combine(lambda: parts, (len(self.ts), *self.shape))
 
     def _pieces(self) -> Iterator[Piece]:
-        for number in self._finished:
-            piece = self._store.get(number)
+        for number in self.finished:
+            piece = self.store.get(number)
             if piece is None:
                 raise ValueError(
-                    f"chunk {number} is no longer whole in {str(self._store.folder)!r}; call ensemble again with the "
+                    f"chunk {number} is no longer whole in {str(self.store.folder)!r}; call ensemble again with the "
                     "same folder to compute it anew."
                 )
             yield piece

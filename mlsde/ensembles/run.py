@@ -192,8 +192,8 @@ def _manifest(sde: SDE, starts: Starts, identity: str | None) -> dict[str, Any]:
 def _settled(work: Ranks, store: Store, choose: Callable[[], Settled]) -> Settled:
     """What the pilot chose: from the folder, or now, by the first process for all."""
     file = None if store.folder is None else store.folder / "choice.safetensors"
-    data = b""
-    if work.rank == 0:
+
+    def known() -> bytes:
         try:
             data = b"" if file is None else file.read_bytes()
             Settled.from_bytes(data)
@@ -201,7 +201,9 @@ def _settled(work: Ranks, store: Store, choose: Callable[[], Settled]) -> Settle
             data = choose().to_bytes()
             if file is not None:
                 write_bytes(file, data)
-    return Settled.from_bytes(work.broadcast(data))
+        return data
+
+    return Settled.from_bytes(work.first(known))
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +267,7 @@ def _result(
         pilot_cost=None if choice is None else choice.pilot_cost, error=None if choice is None else choice.error,
         chosen=None if choice is None else choice.words, wall_seconds=seconds, found=outcome.found,
         computed=len(outcome.notes) - outcome.found, failures=tuple(failures), statistics=statistics,
-        _store=store, _finished=tuple(outcome.notes), _keeps_states=job.keep == "states",
+        store=store, finished=tuple(outcome.notes), keeps_states=job.keep == "states",
     )  # fmt: skip
 
 
