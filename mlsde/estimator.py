@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mlsde.hierarchy import CountedLevels
 from mlsde.plan import BLOCK, Plan, PlanBlock
+from mlsde.transfer import sent
 
 Factor = float | Tensor
 
@@ -47,11 +48,16 @@ class _Memory:
 
     def at(self, t: float) -> Tensor:
         """``m_k`` at time ``t``."""
-        return self.value if self.slope is None else self.value + self._gap(t) * self.slope
+        if self.slope is None:
+            return self.value
+        gap = self._gap(t)
+        if isinstance(gap, Tensor):
+            return torch.addcmul(self.value, gap, self.slope)
+        return torch.add(self.value, self.slope, alpha=gap)
 
     def after(self, difference: Tensor, t: float, extrapolate: bool) -> _Memory:
         """Memory once ``difference`` was seen at time ``t``."""
-        return _Memory(difference, t, (difference - self.value) / self._gap(t) if extrapolate else None)
+        return _Memory(difference, t, (difference - self.value).div_(self._gap(t)) if extrapolate else None)
 
     def _gap(self, t: float) -> Factor:
         """Time since then; from the host's times, because float32 may not tell two steps apart."""
@@ -78,18 +84,20 @@ class SharedEstimator:
     def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
         """Estimate the drift at ``(t, y)``, stage ``stage`` of step ``n``."""
         step = self._step(n)
-        f = {k: self._levels(k, t, y) for k in (step.evaluates if stage == 0 else step.needs)}
         now = float(self._plan.times[n + stage])
-        estimate = None
+        estimate, f = _Sum(), dict[int, Tensor]()
+        keeps = stage == 0 and bool(step.kept)
+        if keeps:
+            f = {k: self._levels(k, t, y) for k in step.evaluates}
         for k, coefficient in step.coefficients:
-            estimate = _plus(estimate, coefficient, f[k])  # sum_k (w_k - w_{k+1}) f^k
+            estimate.add(coefficient, f[k] if keeps else self._levels(k, t, y))  # sum_k (w_k - w_{k+1}) f^k
         for k, coefficient in step.memories:
             memory = self.memory[k]
             assert memory is not None, "corrections with a memory fire every level at the first step"
-            estimate = _plus(estimate, coefficient, memory.at(now))  # sum_k (1 - w_k) m_k
-        if stage == 0 and step.kept:
+            estimate.add(coefficient, memory.at(now))  # sum_k (1 - w_k) m_k
+        if keeps:
             self._remember(step, f, now)
-        return torch.zeros_like(y) if estimate is None else estimate
+        return torch.zeros_like(y) if estimate.total is None else estimate.total
 
     def _remember(self, step: _SharedStep, f: dict[int, Tensor], now: float) -> None:
         memory = list(self.memory)
@@ -143,11 +151,21 @@ def _shared_step(block: PlanBlock, row: int, remembers: bool) -> _SharedStep:
     )
 
 
-def _plus(total: Tensor | None, factor: float, value: Tensor) -> Tensor:
-    """``total + factor * value``; exact where the factor is 1."""
-    if total is None:
-        return value if factor == 1.0 else factor * value
-    return torch.add(total, value, alpha=factor)
+class _Sum:
+    """A sum of tensors times numbers, exact where a number is 1; in place once it is a tensor of its own."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self._own = False
+
+    def add(self, factor: float, value: Tensor) -> None:
+        """Add ``factor * value``, which is not written into."""
+        if self.total is None:
+            self.total, self._own = (value, False) if factor == 1.0 else (factor * value, True)
+        elif self._own:
+            self.total.add_(value, alpha=factor)
+        else:
+            self.total, self._own = torch.add(self.total, value, alpha=factor), True
 
 
 def _difference(k: int, f: dict[int, Tensor], differences: bool) -> Tensor:
@@ -173,17 +191,25 @@ class PerSampleEstimator:
         """Estimate the drift at ``(t, y)``, stage ``stage`` of step ``n``."""
         block, row = self._row(n)
         evaluates = block.evaluates[row] if stage == 0 else block.coefficients[row] != 0
-        f = {k: self._scattered(k, evaluates[k], t, y) for k in np.flatnonzero(evaluates.any(axis=1)).tolist()}
         now = float(self._plan.times[n + stage])
-        estimate = torch.zeros_like(y)
-        for k, value in f.items():
-            estimate = estimate + _column(block.coefficients[row, k], y) * value  # sum_k (w_k - w_{k+1}) f^k
+        keeps = self._plan.remembers and stage == 0
+        estimate: Tensor | None = None
+        f: dict[int, Tensor] = {}
+        for k in np.flatnonzero(evaluates.any(axis=1)).tolist():
+            value = self._scattered(k, evaluates[k], t, y)
+            factor = _column(block.coefficients[row, k], y)
+            estimate = (
+                factor * value if estimate is None else estimate.addcmul_(factor, value)
+            )  # sum_k (w_k-w_{k+1}) f^k
+            if keeps:
+                f[k] = value
+            del value
+        estimate = torch.zeros_like(y) if estimate is None else estimate
         if self._plan.remembers:
             for k, memory in enumerate(self.memory):
                 if memory is not None:
-                    kept = _column(1.0 - block.weights[row, k], y)
-                    estimate = estimate + kept * memory.at(now)  # sum_k (1 - w_k) m_k
-            if stage == 0:
+                    estimate.addcmul_(_column(1.0 - block.weights[row, k], y), memory.at(now))  # sum_k (1 - w_k) m_k
+            if keeps:
                 self._remember(block.fires[row] & block.keeps[row][:, None], f, now)
         return estimate
 
@@ -191,13 +217,16 @@ class PerSampleEstimator:
         """``f^k`` on the chosen samples, zero elsewhere."""
         if chosen.all():
             return self._levels(k, t, y)
-        index = torch.as_tensor(np.flatnonzero(chosen), device=y.device)
+        index = sent(np.flatnonzero(chosen), y.device)
         return torch.zeros_like(y).index_copy(0, index, self._levels(k, t, y.index_select(0, index)))
 
     def _remember(self, kept: np.ndarray, f: dict[int, Tensor], now: float) -> None:
+        levels = np.flatnonzero(kept.any(axis=1)).tolist()
+        differences = {k: _difference(k, f, self._plan.differences) for k in levels}
+        f.clear()  # what is not needed any more makes room
         memory = list(self.memory)
-        for k in np.flatnonzero(kept.any(axis=1)).tolist():
-            memory[k] = self._updated(memory[k], kept[k], _difference(k, f, self._plan.differences), now)
+        for k in levels:
+            memory[k] = self._updated(memory[k], kept[k], differences.pop(k), now)
         self.memory = tuple(memory)
 
     def _updated(self, before: _Memory | None, fires: np.ndarray, difference: Tensor, now: float) -> _Memory:
@@ -221,7 +250,7 @@ class PerSampleEstimator:
 
 def _column(values: np.ndarray, y: Tensor) -> Tensor:
     """One number per sample, shaped to multiply ``y``."""
-    column = torch.as_tensor(values.astype(np.float64), dtype=y.dtype, device=y.device)
+    column = sent(values.astype(np.float64), y.device, y.dtype)
     return column.view(-1, *[1] * (y.ndim - 1))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mlsde import randomness
 from mlsde.brownian import Brownian, rounding
+from mlsde.transfer import sent
 
 
 class IndependentIncrements:
@@ -47,7 +48,7 @@ class IndependentIncrements:
         normals = self._rows.chunk(chunk)
         size = self._rows.rows_per_chunk
         roots = self._roots[chunk * size : (chunk + 1) * size]
-        scale = torch.as_tensor(roots, dtype=normals.dtype, device=normals.device)
+        scale = sent(roots, normals.device, normals.dtype)
         return normals[: len(roots)].mul_(scale.view(-1, *[1] * (normals.ndim - 1))).unbind(0)
 
 

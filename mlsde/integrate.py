@@ -23,6 +23,7 @@ from mlsde.saving import Saver
 from mlsde.sde import SDE, NoiseTerm
 from mlsde.solution import NonFiniteError, Solution, Stats
 from mlsde.steppers import Equation, Step, Stepper, compatible
+from mlsde.transfer import sent
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -140,6 +141,19 @@ def _piloted(sde: SDE, y0: Tensor, t_span: Any, *, multilevel: Any, level: Any, 
     return _Pilot(*auto.chosen(sde, y0, t_span, seed=first, share=share, **options))
 
 
+_SNAPSHOT = 2**20
+"""Numbers in a state of which a copy is kept at the start of each block; a fault in a larger one is found by replaying
+from the beginning."""
+
+
+class _Replayed(NamedTuple):
+    """Where a replay begins: a step, the state before it (``None`` is the initial one), and what was remembered."""
+
+    step: int
+    y: Tensor | None
+    memory: Any
+
+
 class Run:
     """One run: everything that is settled before the first step, and the loop."""
 
@@ -199,7 +213,7 @@ class Run:
     def steps(self, start: int, stop: int) -> list[Step]:
         """Times and lengths of the steps ``start … stop - 1``."""
         grid = self.times[start : stop + 1]
-        ts = torch.as_tensor(grid, dtype=self.dtype, device=self.y0.device).unbind(0)
+        ts = sent(grid, self.y0.device, self.dtype).unbind(0)
         floats, lengths = grid.tolist(), np.diff(grid).tolist()
         return [Step(*row) for row in zip(ts[:-1], ts[1:], floats[:-1], floats[1:], lengths, strict=True)]
 
@@ -209,8 +223,10 @@ class Run:
         y = self.y0 if self.y0.dtype == self.dtype else self.y0.to(self.dtype)
         saver.start(y)
         n, stopped = 0, False
+        replayed = _Replayed(0, None, self._estimator.memory)
         while n < self.plan.steps and not stopped:
-            before, y_before, memory_before = n, y, self._estimator.memory
+            if y.numel() <= _SNAPSHOT:
+                replayed = _Replayed(n, y, self._estimator.memory)
             for step in self.steps(n, min(n + BLOCK, self.plan.steps)):
                 y_next = self._stepper(n, step, y, self.increment(n))
                 saver.after(n, y, y_next)
@@ -221,7 +237,7 @@ class Run:
                     stopped = True
                     break
             if not self._finite(y):
-                self._stop_at_fault(before, n, y_before, memory_before, saver, begin)
+                self._stop_at_fault(replayed, n, saver, begin)
         message = f"reached t={self.times[-1]:g} in {n} steps."
         if stopped and n < self.plan.steps:
             saver.stopped(float(self.times[n]), y)
@@ -256,9 +272,11 @@ class Run:
         share, self._shown_cost = now - self._shown_cost, now
         return share
 
-    def _stop_at_fault(self, start: int, stop: int, y: Tensor, memory: Any, saver: Saver, begin: float) -> None:
-        """Replay a block with every value looked at; raise an error that names what went wrong first."""
-        step, culprit = self._replay(start, stop, y, memory)
+    def _stop_at_fault(self, known: _Replayed, stop: int, saver: Saver, begin: float) -> None:
+        """Replay steps with every value looked at; raise an error that names what went wrong first."""
+        start = known.step
+        y = self.y0.to(self.dtype) if known.y is None else known.y
+        step, culprit = self._replay(start, stop, y, known.memory)
         if step is None:
             when, where = None, f"between steps {start} and {stop - 1}, which a replay did not reproduce"
         else:

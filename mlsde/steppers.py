@@ -130,16 +130,19 @@ def _heun(equation: Equation) -> Stepper:
 
     def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
         slope = f(n, step, y)
-        noise = None if g is None or dw is None else g.apply(g.value(step.t, y), dw)
         predicted = torch.add(y, slope, alpha=step.h)
-        predicted = predicted if noise is None else predicted + noise
         out = torch.add(y, slope, alpha=0.5 * step.h)  # now: a level may return one buffer again and again
-        out = torch.add(out, f(n, step, predicted, stage=1), alpha=0.5 * step.h)
-        if noise is None or g is None or dw is None:
-            return out
-        if callable(equation.sde.diffusion):
-            return out + 0.5 * (noise + g.apply(g.value(step.t_next, predicted), dw))
-        return out + noise
+        del slope
+        if g is None or dw is None:
+            return out.add_(f(n, step, predicted, stage=1), alpha=0.5 * step.h)
+        if not callable(equation.sde.diffusion):
+            predicted = g.add_to(predicted, step.t, y, dw)
+            out.add_(f(n, step, predicted, stage=1), alpha=0.5 * step.h)
+            return g.add_to(out, step.t, y, dw)
+        noise = g.apply(g.value(step.t, y), dw)
+        predicted.add_(noise)
+        out.add_(f(n, step, predicted, stage=1), alpha=0.5 * step.h)
+        return out.add_(noise.add_(g.apply(g.value(step.t_next, predicted), dw)), alpha=0.5)
 
     return step
 
@@ -150,14 +153,15 @@ def _exponential(equation: Equation) -> Stepper:
     assert linear is not None, "refused by compatible()"
 
     def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
-        out = linear.propagator(step.start, step.stop) * y
-        out = out + linear.source(step.start, step.stop) * estimate(n, step.t, y)
+        drift = linear.source(step.start, step.stop) * estimate(n, step.t, y)
+        out = (linear.propagator(step.start, step.stop) * y).add_(drift)
+        del drift
         if g is None or dw is None:
             return out
         if linear.deviation is not None:
-            return out + linear.deviation(step.start, step.stop) / abs(step.h) ** 0.5 * dw
+            return out.add_(linear.deviation(step.start, step.stop) / abs(step.h) ** 0.5 * dw)
         noise = g.apply(g.value(step.t, y), dw)
-        return out + (noise if linear.spread is None else linear.spread(step.start, step.stop) * noise)
+        return out.add_(noise if linear.spread is None else linear.spread(step.start, step.stop) * noise)
 
     return step
 

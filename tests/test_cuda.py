@@ -1,5 +1,7 @@
 """What runs on the host runs on a CUDA device, with the same coins and the same counts."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -30,6 +32,28 @@ def test_an_ode_is_solved_as_on_the_host(coins, correction, share):
     runs = [mlsde.solve(sde, y0.to(device), (0, 1), steps=50, multilevel=rule) for device in ("cpu", "cuda")]
     assert runs[0].stats.evaluations == runs[1].stats.evaluations
     torch.testing.assert_close(runs[0].y1, runs[1].y1.cpu(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("share", ["batch", "sample"])
+@pytest.mark.parametrize("noise", [None, 0.5])
+def test_the_host_waits_for_the_device_once_in_a_block_of_steps(share, noise, recwarn):
+    sde = mlsde.SDE(mlsde.DriftHierarchy([near, spin], [1.0, 20.0]), noise)
+    rule = mlsde.Multilevel(mlsde.Constant([1.0, 0.3]), share=share)
+    y0 = torch.randn(16, 2, device="cuda")
+
+    def waits(blocks):
+        recwarn.clear()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            mlsde.solve(sde, y0, (0, 1), steps=64 * blocks, multilevel=rule)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in recwarn)
+
+    warnings.simplefilter("always")
+    waits(1)
+    one, two, four = (waits(blocks) for blocks in (1, 2, 4))
+    assert four - two == 2 * (two - one) and two - one <= 4
 
 
 def test_one_brownian_path_serves_all_numbers_of_steps_on_the_device():

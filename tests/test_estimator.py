@@ -108,8 +108,8 @@ TWINS = {
     "weights of 1 / sqrt(p)": ("mlsde.plan._inverse", lambda p: 1 / np.sqrt(p)),
     "coins that always fall": ("mlsde.coins.fires", lambda coin, p, *_, **options: always_fire(p, **options)),
     "sums that forget their factors": (
-        "mlsde.estimator._plus",
-        lambda total, factor, f: f if total is None else total + f,
+        "mlsde.estimator._Sum.add",
+        lambda self, factor, f: setattr(self, "total", f if self.total is None else self.total + f),
     ),
     "columns of ones": ("mlsde.estimator._column", lambda values, y: torch.as_tensor(values != 0).to(y).view(-1, 1)),
 }

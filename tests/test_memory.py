@@ -1,0 +1,116 @@
+"""Memory of a run, in states: what the loop holds above the levels' arguments and values, and that it does not grow."""
+
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import mlsde
+from mlsde import SDE, DriftHierarchy, Multilevel
+
+SAMPLES, NUMBERS = 64, 2**21 + 64
+"""More numbers than those of which copies are kept for a replay."""
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors that are alive, and the most there were."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.users, self.sizes, self.now, self.peak = {}, {}, 0, 0
+        self.known = known.untyped_storage().data_ptr()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.see(tensor)
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def see(self, tensor):
+        storage = tensor.untyped_storage()
+        place = storage.data_ptr()
+        if place == self.known:
+            return
+        if place not in self.users:
+            self.users[place], self.sizes[place] = 0, storage.nbytes()
+            self.now += storage.nbytes()
+        self.users[place] += 1
+        weakref.finalize(tensor, self.lose, place)
+
+    def lose(self, place):
+        self.users[place] -= 1
+        if not self.users[place]:
+            self.now -= self.sizes[place]
+            del self.users[place], self.sizes[place]
+
+
+def coarse(t, y):
+    return -y
+
+
+def fine(t, y):
+    return y.neg()
+
+
+LADDER = DriftHierarchy([coarse, fine])
+EQUATIONS = {
+    "ode": (SDE(LADDER), "euler"),
+    "additive": (SDE(LADDER, 0.5), "euler"),
+    "multiplicative": (SDE(LADDER, lambda t, y: 0.3 * y, noise="diagonal"), "euler"),
+    "heun": (SDE(LADDER, 0.5), "heun"),
+    "exponential": (SDE(LADDER, 0.5, linear=-1.0), "exponential"),
+}
+RULES = {  # levels that are evaluated at once, and what is remembered of their differences
+    "one level": (None, 1, 0),
+    "impulse": (Multilevel(mlsde.Constant([1.0, 0.3]), "systematic", "impulse"), 2, 0),
+    "hold": (Multilevel(mlsde.Constant([1.0, 0.3]), "systematic", "hold"), 2, 1),
+    "extrapolate": (Multilevel(mlsde.Constant([1.0, 0.3]), "systematic", "extrapolate"), 2, 2),
+    "per sample": (Multilevel(mlsde.Constant([1.0, 0.3]), "systematic", "hold", "sample"), 2, 1),
+}
+
+
+def peak(equation, rule, steps):
+    sde, method = EQUATIONS[equation]
+    y0 = torch.ones(SAMPLES, NUMBERS // SAMPLES)
+    with Live(y0) as live:
+        mlsde.solve(sde, y0, (0.0, 1.0), steps=steps, method=method, multilevel=RULES[rule][0])
+    return live.peak / (4 * y0.numel())
+
+
+CASES = [(e, r) for e in EQUATIONS for r in RULES if (e, r) != ("heun", "impulse")]
+
+
+@pytest.mark.parametrize(("equation", "rule"), CASES)
+def test_three_states_and_what_is_remembered_above_what_the_levels_need(equation, rule):
+    _, levels, remembered = RULES[rule]
+    found = peak(equation, rule, 20)
+    argument = 1
+    gathered = 0.4 if rule == "per sample" else 0.0  # the samples that fire, which are a part of the batch
+    stages = 1 if equation == "heun" and remembered else 0  # two of them, at two states
+    assert found <= argument + levels + 3 + remembered + gathered + stages + 0.05
+    assert found >= 1 + levels  # a count that sees too little is no count
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_ten_times_the_steps_take_no_more(rule):
+    assert peak("additive", rule, 200) == pytest.approx(peak("additive", rule, 20), abs=0.05)
+
+
+def test_a_loop_that_keeps_its_states_is_seen():
+    y0 = torch.ones(SAMPLES, NUMBERS // SAMPLES)
+    with Live(y0) as live:
+        kept = [mlsde.solve(EQUATIONS["ode"][0], y0, (0.0, 1.0), steps=4, save_at="steps")]
+    assert live.peak / (4 * y0.numel()) > 6 and kept
+
+
+@pytest.mark.parametrize("numbers", [10, 2**20 + 10])
+def test_a_fault_is_named_alike_in_states_that_are_copied_and_in_larger_ones(numbers):
+    sde = SDE(DriftHierarchy([coarse, lambda t, y: y * float("nan") if float(t) > 0.7 else -y]), 0.1)
+    rule = Multilevel(mlsde.Constant([1.0, 0.25]), "periodic", "hold")
+    with pytest.raises(mlsde.NonFiniteError, match="drift level 2 became NaN") as caught:
+        mlsde.solve(sde, torch.ones(2, numbers // 2), (0.0, 1.0), steps=200, multilevel=rule)
+    assert caught.value.step == 144
