@@ -11,7 +11,17 @@ import torch
 from mlsde.cli import main
 from mlsde.diffusion import benchmark_report
 from mlsde.diffusion.arena import Arena, Way
-from mlsde.diffusion.benchmark import Benchmark, Size, candidates, cost_at, frontier, keep, paper_ways, plain_ways
+from mlsde.diffusion.benchmark import (
+    Benchmark,
+    Size,
+    candidates,
+    cost_at,
+    frontier,
+    keep,
+    paper_ways,
+    plain_ways,
+    repriced,
+)
 from mlsde.diffusion.classifier import train_classifier
 from mlsde.diffusion.data import as_floats, load_images
 from mlsde.diffusion.distances import METRICS, distance
@@ -289,6 +299,20 @@ def test_mlsde_bench_diffusion_reads_its_own_numbers(finished, tmp_path, capsys)
     assert main(call) == 0
     assert "spread coins, tuned" in capsys.readouterr().out
     assert (tmp_path / "toys-errors.png").exists() and (tmp_path / "toys-variances.png").exists()
+
+
+def test_prices_of_the_clock_are_evaluations_times_seconds(finished):
+    result = json.loads(json.dumps(finished[1]))
+    assert len(result["seconds"]) == 3 and all(value > 0 for value in result["seconds"])
+    result["seconds"] = [1.0, 2.0, 8.0]
+    again = repriced(result)
+    assert again["costs"] == [0.125, 0.25, 1.0]
+    for before, after in zip(result["ours"] + result["plain"], again["ours"] + again["plain"], strict=True):
+        a, b, c = before["evaluations"]
+        assert after["cost"] == pytest.approx(0.125 * a + 0.25 * b + c) and after["error"] == before["error"]
+    assert repriced(result | {"costs": [0.2, 0.3, 0.5]})["costs"] == pytest.approx([1 / 11, 2 / 11, 8 / 11])
+    assert "nothing can exceed 8;" in benchmark_report.markdown([result | {"environment": dict.fromkeys(
+        ("date", "commit", "device", "cores", "threads", "torch"), "-")}])  # fmt: skip
 
 
 def test_ladders_trained_in_several_ways_make_one_table(finished, tmp_path):

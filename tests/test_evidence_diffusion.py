@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlsde.diffusion import benchmark_report, load_ladder
+from mlsde.diffusion import benchmark_report, distances, load_ladder
 from mlsde.diffusion.ladders import SHIPPED
 from mlsde.diffusion.nets import megaflops
 
@@ -27,7 +27,24 @@ def test_there_is_something_to_show():
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
 def test_the_page_has_the_recorded_numbers(file):
     page = (ROOT / "docs" / "diffusion.md").read_text()
-    assert benchmark_report.markdown([read(file)]).strip() in page
+    assert benchmark_report.section(read(file)).strip() in page
+
+
+def test_the_table_of_the_goals_has_the_recorded_numbers():
+    page = (ROOT / "docs" / "diffusion.md").read_text()
+    order = [file for name in LADDERS for file in RESULTS if f"-{name}-" in file.stem]
+    assert benchmark_report.goals([read(file) for file in order]) in page
+
+
+def test_the_table_of_trainings_has_the_recorded_numbers():
+    files = ["training-plain", "diffusion-digits-ode", "training-residual"]
+    results = [read(ROOT / "docs" / "results" / f"{name}.json") for name in files]
+    assert benchmark_report.compared(results) in (ROOT / "docs" / "training.md").read_text()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "results").glob("distances-*.json")), ids=lambda f: f.stem)
+def test_the_table_of_distances_has_the_recorded_numbers(file):
+    assert distances.markdown(read(file)) in (ROOT / "docs" / "diffusion.md").read_text()
 
 
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)

@@ -168,6 +168,10 @@ class Arena:
             return noise, None
         return noise, BrownianPath(*self.process.t_span, like=noise, seed=seed)
 
+    def seconds(self) -> tuple[float, ...]:
+        """Wall-clock of one evaluation of each level for one sample, here, at this batch: medians of several."""
+        return self._seconds(self.drift)
+
     def _seconds(self, drift: DriftHierarchy) -> tuple[float, ...]:
         costs = drift.measured(0.5 * self.process.t_span[0], self.y0, repeats=7).costs
         assert costs is not None

@@ -210,6 +210,11 @@ class Benchmark:
 
         return float(self._chunks.result("reference", compute)["distance"])
 
+    def seconds(self) -> list[float]:
+        """Wall-clock of each level's own net for one image, at the batch of the comparison."""
+        found = self._chunks.result("seconds", lambda: {"seconds": list(self.arena().seconds())})
+        return [float(value) for value in found["seconds"]]
+
     def tuned(self, budget: float) -> Way:
         """The settings of the coins at a budget: the best on the samples of the tuning meet again on others."""
         size = self.size
@@ -251,6 +256,7 @@ class Benchmark:
             "levels": {"megaflops": self.ladder.about.megaflops, "held_out": self.ladder.about.held_out},
             "size": asdict(size),
             "costs": arena.costs,
+            "seconds": self.seconds(),
             "variances": {"times": arena.variances.times.tolist(), "values": arena.variances.values.tolist()},
             "reference_error": self.reference_error(),
             "plain": plain,
@@ -264,6 +270,21 @@ class Benchmark:
     def _best_at_each_budget(self, rows: list[dict[str, Any]]) -> list[Way]:
         at = [[row for row in rows if row["way"]["budget"] == budget] for budget in self.size.budgets]
         return [_way(min(group, key=lambda row: float(row["error"]))) for group in at if group]
+
+
+def repriced(result: dict[str, Any]) -> dict[str, Any]:
+    """The same rows at the prices of the clock: evaluations times the measured seconds of each level."""
+    seconds = np.array(result["seconds"])
+    # a residual ladder pays for all its nets at the top, whose prices add up to 1
+    costs = seconds / (seconds.sum() if math.isclose(sum(result["costs"]), 1.0) else seconds[-1])
+
+    def again(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"cost": float(np.array(row["evaluations"]) @ costs)}
+
+    rows = {
+        name: [again(row) for row in result[name]] for name in ("plain", "paper", "patterns", "ours", "full", "chosen")
+    }
+    return result | rows | {"costs": costs.tolist()}
 
 
 def _way(row: dict[str, Any]) -> Way:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from mlsde import drawing
-from mlsde.diffusion.benchmark import cost_at, frontier
+from mlsde.diffusion.benchmark import cost_at, frontier, repriced
 
 _EULER = ("ddim", "ddim-log", "ddpm")
 """First order, one evaluation a step: the paper's kind of stepping."""
@@ -258,6 +258,7 @@ def _speed_ups(result: dict[str, Any]) -> str:
             shown = [at["paper"]["speed-up over the top by Euler"], best["speed-up over the top by Euler"],
                      best["the same with the search charged"]]  # fmt: skip
             rows.append(f"| {at['budget']:g} | " + " | ".join(_times(one) for one in shown) + " |")
+    rows += ["", *_by_the_clock(result)]
     limits = f"No speed-up can exceed {told['ceiling']:.3g}, the price of the dearest level over that of the cheapest."
     if result.get("gamma") is not None:
         limits += (
@@ -268,25 +269,81 @@ def _speed_ups(result: dict[str, Any]) -> str:
     return f"{limits} {head}\n\n" + "\n".join(rows) + "\n"
 
 
+def _by_the_clock(result: dict[str, Any]) -> list[str]:
+    """The same speed-ups where every evaluation costs the seconds that it was measured to take."""
+    again = repriced(result)
+    told = verdicts(again)
+    exponent, _ = gamma(again["costs"], result["levels"]["held_out"])
+    known = "" if math.isnan(exponent) else f"; gamma of the held-out errors over these prices is {exponent:.2f}"
+    milliseconds = ", ".join(f"{1e3 * value:.3g}" for value in result["seconds"])
+    lines = [
+        f"By the clock an evaluation takes {milliseconds} ms an image at this batch, so nothing can exceed "
+        f"{told['ceiling']:.3g}{known}. The same runs at these prices:",
+        "",
+        f"| tuned coins at | over {' | over '.join(name for name, *_ in _PAIRS)} |",
+        "|---|" + "---|" * len(_PAIRS),
+    ]
+    for at, row in zip(told["budgets"], again["ours"], strict=True):
+        cells = [f"{_times(at['ours'][a])} / {_times(at['ours'][b])}" for _, a, b in _PAIRS]
+        lines.append(f"| {row['cost']:.3g} | {' | '.join(cells)} |")
+    return lines
+
+
 def _times(value: float) -> str:
     return f"{value:.2f}x" if math.isfinite(value) else ">"
 
 
+def section(result: dict[str, Any]) -> str:
+    """One result for a page."""
+    size, where = result["size"], result["environment"]
+    return (
+        f"### {title(result)}\n\n"
+        f"{size['samples']} samples, {size['seeds']} seeds of the coins; the reference is off by about "
+        f"{result['reference_error']:.2g}. Measured on {where['date']} at {where['commit']}, {where['device']} of "
+        f"{where['cores']} cores, {where['threads']} thread, torch {where['torch']}.\n\n"
+        + "\n".join(_table_of(result, of, words) for of, words in _ERRORS.items())
+        + "\n"
+        + _speed_ups(result)
+    )
+
+
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The same for a page, a section for each result."""
-    parts = []
-    for result in results:
-        size, where = result["size"], result["environment"]
-        parts.append(
-            f"### {title(result)}\n\n"
-            f"{size['samples']} samples, {size['seeds']} seeds of the coins; the reference is off by about "
-            f"{result['reference_error']:.2g}. Measured on {where['date']} at {where['commit']}, {where['device']} of "
-            f"{where['cores']} cores, {where['threads']} thread, torch {where['torch']}.\n\n"
-            + "\n".join(_table_of(result, of, words) for of, words in _ERRORS.items())
-            + "\n"
-            + _speed_ups(result)
-        )
-    return "\n" + "\n".join(parts) + "\n"
+    """Results for a page: what they come to together, and a section for each."""
+    return "\n" + "\n".join([goals(results), *map(section, results)]) + "\n"
+
+
+_GOALS = (
+    ("independent coins, over the top by Euler (goal 4)", "paper", "speed-up over the top by Euler", None, 4.0),
+    ("best of 15 patterns, search free", "paper, best of patterns", "speed-up over the top by Euler", None, 4.0),
+    ("spread coins, over the top by Euler (goal 8)", "ours", *_PAIRS[0][1:], 8.0),
+    ("over the best Euler-type way (goal 2)", "ours", *_PAIRS[1][1:], 2.0),
+    ("over every plain way", "ours", *_PAIRS[3][1:], 1.0),
+    ("chosen: error over DPM-Solver++(2M)'s (goal 1 at most)", "chosen", "error over DPM-Solver++(2M)'s",
+     "typical error over its", -1.0),
+)  # fmt: skip
+"""What is asked of a ladder: words, whose row, its name by RMSE and by the typical error, the figure (negative: at
+most)."""
+
+
+def goals(results: Sequence[dict[str, Any]]) -> str:
+    """A table of the goals: least and largest over the budgets, and at how many of them the figure is met."""
+    names = [f"{r['ladder']}, {'ODE' if r['size']['churn'] == 0 else 'SDE'}" for r in results]
+    lines = [f"| least to largest over the budgets, by RMSE / by the typical error | {' | '.join(names)} |"]
+    lines.append("|---|" + "---|" * len(names))
+    for words, who, by_rmse, by_typical, figure in _GOALS:
+        cells = []
+        for result in results:
+            rows = [at[who] for at in verdicts(result)["budgets"] if who in at]
+            spans = [_span([row[name] for row in rows], figure) for name in (by_rmse, by_typical) if name is not None]
+            cells.append(" / ".join(spans))
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _span(values: Sequence[float], figure: float) -> str:
+    met = sum(value >= figure if figure > 0 else value <= -figure for value in values)
+    ends = " to ".join(f"{value:.2f}" if math.isfinite(value) else "beyond" for value in (min(values), max(values)))
+    return f"{ends} ({met} of {len(values)})"
 
 
 def compared(results: Sequence[dict[str, Any]]) -> str:
