@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mlsde.diffusion import benchmark_report, distances, load_ladder
+from mlsde.diffusion.benchmark import repriced
 from mlsde.diffusion.ladders import SHIPPED
 from mlsde.diffusion.nets import megaflops
 
@@ -71,18 +72,39 @@ def test_all_that_is_shipped_is_small():
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 20e6
 
 
-def span(equation: str, name: str) -> str:
-    """Least and largest speed-up of the tuned coins over the budgets, as the pages write it."""
-    told = read(ROOT / "docs" / "results" / f"diffusion-digits-{equation}.json")["verdicts"]["budgets"]
-    found = [at["ours"][name] for at in told]
-    return f"{min(found):.1f} to {max(found):.1f}".replace(".0", "")
+def ends(who: str, name: str, files: list[Path] = RESULTS) -> tuple[float, float]:
+    """Least and largest of a verdict over the budgets of some results."""
+    found = [at[who][name] for file in files for at in read(file)["verdicts"]["budgets"] if who in at]
+    return min(found), max(found)
 
 
-def test_what_is_said_of_the_digits_follows_from_the_numbers():
+def of(*words: str) -> list[Path]:
+    return [file for file in RESULTS if all(word in file.stem for word in words)]
+
+
+def test_what_the_pages_say_of_the_ladders_follows_from_the_numbers():
     pages = {name: (ROOT / name).read_text() for name in ("README.md", "docs/diffusion.md", "docs/paper.md")}
-    every = span("sde", "speed-up over every plain way")
-    assert f"need {every} times less than every plain way" in pages["README.md"]
-    assert f"need {every} times less than *every* plain way" in pages["docs/diffusion.md"]
-    euler = span("ode", "speed-up over the top by Euler")
-    assert f"need {euler} times less by RMSE" in pages["docs/diffusion.md"]
-    assert f"Spread coins: {euler}" in pages["docs/paper.md"]
+    low, high = ends("ours", "speed-up over every plain way", of("digits", "sde"))
+    assert f"need {low:.1f} to {high:.0f} times less than every plain way" in pages["README.md"]
+    for name in ("error over DPM-Solver++(2M)'s", "typical error over its"):
+        assert ends("chosen", name)[1] < 1.0, "the chosen method is said to be better everywhere"
+    low, high = ends("paper", "speed-up over the top by Euler")
+    assert f"independent coins: {low:.2f} to {high:.2f} times as fast" in pages["docs/paper.md"]
+    assert high < 1.0, "the paper's rule is said never to pay"
+    _, high = ends("paper, best of patterns", "speed-up over the top by Euler")
+    assert f"patterns up to {high:.2f}, the search" in pages["docs/paper.md"]
+    assert f"does by up to {high:.2f} times, if the search is free" in pages["docs/diffusion.md"]
+    low, high = ends("ours", "speed-up over the top by Euler")
+    assert f"Spread coins: {low:.2f} to {high:.2f}" in pages["docs/paper.md"] and high < 8.0
+    assert f"save {low:.0f} to {high:.0f} times by RMSE" in pages["docs/diffusion.md"]
+    _, high = ends("ours", "speed-up over every plain way", of("ode"))
+    assert f"save\n  up to {high:.2f} times at 5 and 10" in pages["docs/diffusion.md"]
+
+
+def test_gammas_of_the_page_are_the_recorded_ones():
+    page = (ROOT / "docs" / "paper.md").read_text()
+    told = [read(of(name, "ode")[0]) for name in ("digits", "fashion")]
+    flops = [result["gamma"] for result in told]
+    clock = [benchmark_report.gamma(repriced(one)["costs"], one["levels"]["held_out"])[0] for one in told]
+    assert f"{flops[0]:.1f} on 8 x 8 digits and {flops[1]:.1f} on Fashion-MNIST" in page
+    assert f"{clock[0]:.1f} and {clock[1]:.1f} by the clock" in page
