@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.levels import PRECISIONS, CompiledLevel, RoundedLevel
 
 Level = Callable[[Tensor, Tensor], Tensor]
 
@@ -83,11 +85,7 @@ class DriftHierarchy:
 
     def select(self, levels: Sequence[int]) -> DriftHierarchy:
         """Ladder of some of the levels, numbered from 1 and increasing: skipping a level is often better."""
-        if not isinstance(levels, Iterable):
-            raise TypeError(f"levels must be a sequence of level numbers, got {levels!r}.")
-        chosen = [checks.positive_integer("levels", k) for k in levels]
-        if not chosen or chosen != sorted(set(chosen)) or chosen[-1] > len(self):
-            raise ValueError(f"levels must increase within 1 … {len(self)}, got {list(levels)}.")
+        chosen = self._numbers(levels)
         if self.differences and chosen != list(range(1, chosen[-1] + 1)):
             raise ValueError("a ladder of differences can only be cut at the top: levels must be 1, 2, … j.")
         new = object.__new__(type(self))
@@ -111,6 +109,81 @@ class DriftHierarchy:
         new = object.__new__(type(self))
         new._set(self.levels, _costs(costs, len(self)), self.names, self.differences)
         return new
+
+    def compile(self, levels: Sequence[int] | None = None, **options: Any) -> DriftHierarchy:
+        """The same ladder with levels compiled by :func:`torch.compile` at their first evaluation.
+
+        Worth it where launching a level's kernels takes longer than running them: small networks, above all on CUDA.
+        The plan settles beforehand which levels fire, so nothing of the loop is in the way. The result agrees to
+        rounding. Compiling takes seconds to minutes, once for each level and again if the number of samples changes.
+
+        Args:
+            levels: which to compile, numbered from 1; all by default.
+            **options: of :func:`torch.compile`. ``mode="reduce-overhead"`` captures CUDA graphs; coins per sample
+                (``share="sample"``) change the number of samples and want ``dynamic=True`` instead.
+
+        Raises:
+            TypeError, ValueError: for numbers that are no levels.
+        """
+        chosen = set(range(1, len(self) + 1) if levels is None else self._numbers(levels))
+        return self._with_levels(
+            [CompiledLevel(f, options) if k in chosen else f for k, f in enumerate(self.levels, start=1)]
+        )
+
+    def in_precision(self, dtypes: Sequence[torch.dtype | None]) -> DriftHierarchy:
+        """The same ladder with the matrix products and convolutions of some levels in half precision.
+
+        State, noise, sums and differences stay as they are. Cheap levels bear it best: their rounding is part of a
+        difference that a dearer level corrects, while that of the top level stays. :meth:`rounding` tells how large
+        it is.
+
+        Args:
+            dtypes: for each level ``torch.bfloat16``, ``torch.float16``, or ``None`` for as it is.
+
+        Raises:
+            TypeError, ValueError: naming ``dtypes``.
+        """
+        _one_each("dtypes", "dtypes", dtypes, len(self))
+        for k, dtype in enumerate(dtypes):
+            if dtype is not None and dtype not in PRECISIONS:
+                raise ValueError(f"dtypes[{k}] must be torch.bfloat16, torch.float16 or None, got {dtype!r}.")
+        return self._with_levels(
+            [f if dtype is None else RoundedLevel(f, dtype) for f, dtype in zip(self.levels, dtypes, strict=True)]
+        )
+
+    def rounding(self, t: float | Tensor, y: Tensor) -> tuple[float, ...]:
+        """Root mean square by which each level's lower precision moves its value at ``(t, y)``; 0 for the others.
+
+        Args:
+            t: a time.
+            y: states, shape ``(samples, ...)``.
+        """
+        checks.state("y", y)
+        when = torch.as_tensor(checks.finite_number("t", t), dtype=y.dtype, device=y.device)
+        found = []
+        with torch.no_grad():
+            for f in self.levels:
+                off = f(when, y) - f.level(when, y) if isinstance(f, RoundedLevel) else torch.zeros(())
+                found.append(float(off.double().square().mean().sqrt()))
+        return tuple(found)
+
+    def _with_levels(self, levels: Sequence[Level]) -> DriftHierarchy:
+        new = object.__new__(type(self))
+        new._set(tuple(levels), self.costs, self.names, self.differences)
+        return new
+
+    def _numbers(self, levels: Sequence[int]) -> list[int]:
+        """Numbers of levels, increasing.
+
+        Raises:
+            TypeError, ValueError: if they are none.
+        """
+        if not isinstance(levels, Iterable):
+            raise TypeError(f"levels must be a sequence of level numbers, got {levels!r}.")
+        chosen = [checks.positive_integer("levels", k) for k in levels]
+        if not chosen or chosen != sorted(set(chosen)) or chosen[-1] > len(self):
+            raise ValueError(f"levels must increase within 1 … {len(self)}, got {list(levels)}.")
+        return chosen
 
     def required_costs(self, asker: str) -> tuple[float, ...]:
         """Return the costs; ``ValueError`` that names ``asker`` if there are none."""

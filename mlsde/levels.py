@@ -1,0 +1,58 @@
+"""Levels made faster: compiled, or in a lower precision; each stands where the level stood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_Function = Callable[[Tensor, Tensor], Tensor]
+
+PRECISIONS = (torch.bfloat16, torch.float16)
+
+
+class CompiledLevel:
+    """A level compiled by :func:`torch.compile` at its first call.
+
+    Args:
+        level: ``f(t, y)``.
+        options: of :func:`torch.compile`. Modes that capture CUDA graphs write every result to the same place, so it is
+            copied from there.
+    """
+
+    def __init__(self, level: _Function, options: dict[str, Any]) -> None:
+        self.level = level
+        self._compiled: _Function = torch.compile(level, **options)
+        self._copies = options.get("mode") in ("reduce-overhead", "max-autotune")
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """Evaluate."""
+        if not self._copies:
+            return self._compiled(t, y)
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return self._compiled(t, y).clone()
+
+    def __repr__(self) -> str:
+        return f"compiled {self.level!r}"
+
+
+class RoundedLevel:
+    """A level whose matrix products and convolutions run in half precision; its argument and its value do not.
+
+    Args:
+        level: ``f(t, y)``.
+        dtype: ``torch.bfloat16`` or ``torch.float16``.
+    """
+
+    def __init__(self, level: _Function, dtype: torch.dtype) -> None:
+        self.level, self.dtype = level, dtype
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """Evaluate under :class:`torch.autocast`."""
+        with torch.autocast(y.device.type, self.dtype):
+            return self.level(t, y).to(y.dtype)
+
+    def __repr__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} {self.level!r}"
