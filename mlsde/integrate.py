@@ -100,7 +100,9 @@ def solve(
         True
     """
     pilot: _Pilot | None = None
-    if multilevel == "auto" or not (budget is None and tol is None and calibration is None):
+    if (isinstance(multilevel, str) and multilevel == "auto") or not (
+        budget is None and tol is None and calibration is None
+    ):
         pilot = _piloted(
             sde, y0, t_span, steps=steps, times=times, method=method, multilevel=multilevel, level=level, budget=budget,
             tol=tol, calibration=calibration, seed=seed,
@@ -128,7 +130,7 @@ def _piloted(sde: SDE, y0: Tensor, t_span: Any, *, multilevel: Any, level: Any, 
     """Have a pilot choose."""
     from mlsde.calibration import auto  # noqa: PLC0415, a higher room, which only this call asks for
 
-    if multilevel not in ("auto", None):
+    if not (multilevel is None or (isinstance(multilevel, str) and multilevel == "auto")):
         given = next(name for name in ("budget", "tol", "calibration") if options[name] is not None)
         raise ValueError(f'{given}= goes with multilevel="auto", got {multilevel!r}.')
     if level is not None:

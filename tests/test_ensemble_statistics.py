@@ -160,7 +160,7 @@ def test_ties_and_constants_have_quantiles_too():
         ({"quantiles": ("a",)}, "quantiles must hold numbers"),
         ({"functionals": [abs]}, "functionals must be a dictionary"),
         ({"functionals": {"a": 3}}, r"functionals\['a'\] must be callable"),
-        ({"points": 5}, "points must be at least 10"),
+        ({"points": 5}, "points must lie within 10"),
     ],
 )
 def test_bad_statistics_are_named(arguments, words):

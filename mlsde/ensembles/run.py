@@ -111,10 +111,12 @@ def ensemble(
     begin = time.perf_counter()
     if not isinstance(sde, SDE):
         raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
-    if not isinstance(keep, Statistics) and keep != "states":
+    if not isinstance(keep, Statistics) and not (isinstance(keep, str) and keep == "states"):
         raise ValueError(f"keep={keep!r} is not known; give 'states' or mlsde.Statistics(...).")
     checks.positive_integer("most_failures", most_failures)
-    pilot = multilevel == "auto" or not (budget is None and tol is None and calibration is None)
+    pilot = (isinstance(multilevel, str) and multilevel == "auto") or not (
+        budget is None and tol is None and calibration is None
+    )
     if pilot:
         _refuse_beside_a_pilot(multilevel, level, budget, tol, calibration)
     elif multilevel is not None and not isinstance(multilevel, Multilevel):
@@ -154,7 +156,7 @@ def ensemble(
 
 
 def _refuse_beside_a_pilot(multilevel: Any, level: Any, budget: Any, tol: Any, calibration: Any) -> None:
-    if multilevel not in ("auto", None):
+    if not (multilevel is None or (isinstance(multilevel, str) and multilevel == "auto")):
         given = {"budget": budget, "tol": tol, "calibration": calibration}
         name = next(name for name, value in given.items() if value is not None)
         raise ValueError(f'{name}= goes with multilevel="auto", got {multilevel!r}.')
@@ -267,7 +269,7 @@ def _result(
         pilot_cost=None if choice is None else choice.pilot_cost, error=None if choice is None else choice.error,
         chosen=None if choice is None else choice.words, wall_seconds=seconds, found=outcome.found,
         computed=len(outcome.notes) - outcome.found, failures=tuple(failures), statistics=statistics,
-        store=store, finished=tuple(outcome.notes), keeps_states=job.keep == "states",
+        store=store, finished=tuple(outcome.notes), keeps_states=isinstance(job.keep, str),
     )  # fmt: skip
 
 

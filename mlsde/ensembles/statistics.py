@@ -45,7 +45,7 @@ class Statistics:
     points: int = 1000
 
     def __post_init__(self) -> None:
-        levels = checks.as_float64("quantiles", self.quantiles) if len(self.quantiles) else np.zeros(0)
+        levels = checks.as_float64("quantiles", self.quantiles)
         if ((levels <= 0) | (levels >= 1)).any():
             raise ValueError(f"quantiles must lie between 0 and 1, got {self.quantiles}.")
         object.__setattr__(self, "quantiles", tuple(levels.tolist()))
@@ -53,8 +53,8 @@ class Statistics:
             raise TypeError(f"functionals must be a dictionary of functions by name, got {self.functionals!r}.")
         for name, function in self.functionals.items():
             checks.callable_as(f"functionals[{name!r}]", "function(ys)", function)
-        if checks.positive_integer("points", self.points) < 10:
-            raise ValueError(f"points must be at least 10, got {self.points}.")
+        if not 10 <= checks.positive_integer("points", self.points) <= 10**6:
+            raise ValueError(f"points must lie within 10 … 1000000, got {self.points}.")
 
     def reduce(self, ys: Tensor, shared: bool) -> dict[str, Tensor]:
         """What is kept of one chunk.
