@@ -225,3 +225,56 @@ def test_the_committed_page_says_what_the_committed_numbers_say():
     numbers = json.loads((ROOT / "docs" / "results" / "bench-core.json").read_text())
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     assert command.renewed(page, command._section(numbers)) == page
+
+
+def with_efficiency(efficiency):
+    from mlsde.bench import Efficiency, EfficiencyBenchmark, StepPrice
+
+    runs = [Efficiency(whose, 64, ms, (10.0, 5.0, 8.0), tuple(efficiency * x for x in (10.0, 5.0, 8.0)))
+            for whose in ("batch", "sample") for ms in (0.1, 1.0)]  # fmt: skip
+    return EfficiencyBenchmark(tuple(runs), (StepPrice("steps", 1000, 8.0, 30.0),), 3)
+
+
+def test_efficiency_is_the_measured_speed_up_over_the_promised(tmp_path):
+    from mlsde.bench import EfficiencyBenchmark
+
+    result = with_efficiency(0.75)
+    assert all(run.ratio == pytest.approx(0.75) for run in result.runs)
+    again = EfficiencyBenchmark.from_dict(json.loads(json.dumps(result.as_dict())))
+    assert again == result
+    assert "| the batch's | 64 | 0.1 | 8.00 | 6.00 | 0.75 |" in result.markdown()
+    assert "| steps | 1,000 | 8.0 | 30.0 | 22.0 |" in result.markdown()
+    assert result.figure(str(tmp_path / "picture.png")).endswith("picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_busy_levels_take_as_long_as_they_are_dear():
+    from mlsde.bench import busy_ladder
+
+    y = torch.ones(64, 64)
+    drift = busy_ladder(0.5, y)
+    assert drift.levels[1].products == 8 * drift.levels[0].products
+    assert drift.costs == (1.0, 8.0, 64.0)
+    values = [level(torch.zeros(()), y) for level in drift.levels]
+    assert 0 < float((values[2] - values[1]).abs().max()) < float((values[1] + y).abs().max()) * 2
+
+
+def test_mlsde_bench_efficiency_measures_writes_and_reads(tmp_path, capsys, monkeypatch):
+    measured = bench.efficiency
+
+    def small(repeats, progress):
+        return measured(
+            repeats, milliseconds=(0.02,), samples=(4,), steps=16, varied={"levels": (1, 5), "samples": (1,)}
+        )
+
+    monkeypatch.setattr(bench, "efficiency", small)
+    file, page, picture = (tmp_path / name for name in ("n.json", "page.md", "p.png"))
+    page.write_text("<!-- efficiency: begin -->\n<!-- efficiency: end -->\n")
+    call = ["bench", "efficiency", "--repeats", "1", "--json", str(file), "--markdown", str(page)]
+    assert main([*call, "--picture", str(picture)]) == 0
+    told = capsys.readouterr().out
+    assert "each sample's" in told and picture.exists() and "| levels | 5 |" in page.read_text()
+    result = bench.EfficiencyBenchmark.from_dict(json.loads(file.read_text()))
+    assert {run.samples for run in result.runs} == {64, 4} and all(run.ratio > 0 for run in result.runs)
+    assert main(["bench", "efficiency", "--read", str(file)]) == 0
+    assert capsys.readouterr().out.strip() in told

@@ -129,11 +129,11 @@ class CoreBenchmark:
         return medians[contender] / medians[other]
 
     def __repr__(self) -> str:
-        return "\n".join([self._heading(), *self._tables(_aligned), *self.notes]).rstrip()
+        return "\n".join([self._heading(), *self._tables(aligned), *self.notes]).rstrip()
 
     def markdown(self) -> str:
         """The same as tables in Markdown."""
-        return "\n".join([self._heading() + "\n", *self._tables(_piped), *self.notes]).rstrip()
+        return "\n".join([self._heading() + "\n", *self._tables(piped), *self.notes]).rstrip()
 
     def as_dict(self) -> dict[str, Any]:
         """Numbers for JSON: every run, and what the tables say."""
@@ -218,7 +218,7 @@ def _short(microseconds: float) -> str:
     return f"{microseconds:,.0f}" if microseconds >= 100 else f"{microseconds:.1f}"
 
 
-def _aligned(header: Row, rows: Sequence[Row]) -> list[str]:
+def aligned(header: Row, rows: Sequence[Row]) -> list[str]:
     """Columns of even width, for a terminal."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     return [
@@ -226,6 +226,6 @@ def _aligned(header: Row, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _piped(header: Row, rows: Sequence[Row]) -> list[str]:
+def piped(header: Row, rows: Sequence[Row]) -> list[str]:
     """A table in Markdown."""
     return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]

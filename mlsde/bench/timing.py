@@ -60,7 +60,7 @@ def core(
     if importlib.util.find_spec("resource") is None:
         lengths, notes = [], (*notes, "This system does not tell how much memory a process holds, so it is left out.")
     total = len(lengths) + sum(map(len, _schedule(names, states, repeats)))
-    with _one_thread(), tqdm(total=total, disable=not progress, unit="run") as bar:
+    with one_thread(), tqdm(total=total, disable=not progress, unit="run") as bar:
         watched = []
         for length in lengths:  # first, while the process is small
             watched.append(memory(length, seed))
@@ -98,7 +98,7 @@ def _schedule(names: list[str], states: list[Tensor], repeats: int) -> list[list
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread, and torch's own generator left as it was."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -15,10 +15,13 @@ from mlsde.cli.output import environment, renewed, write_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("suite", choices=["core", "diffusion", "distances"], help="which benchmark to run")
+    parser.add_argument(
+        "suite", choices=["core", "efficiency", "diffusion", "distances"], help="which benchmark to run"
+    )
     parser.add_argument("--repeats", type=_count, default=9, metavar="N", help="runs of each contender (default: 9)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE")
     parser.add_argument("--markdown", metavar="FILE", help="renew the numbers in the page FILE, between its markers")
+    parser.add_argument("--picture", metavar="FILE", help="draw the suite efficiency into FILE")
     parser.add_argument("--read", metavar="FILE", help="take the numbers from what --json wrote, and measure nothing")
     bench_diffusion.add_arguments(parser)
     bench_distances.add_arguments(parser)
@@ -41,23 +44,41 @@ def run(arguments: argparse.Namespace) -> int:
         numbers = json.loads(Path(arguments.read).read_text())
     else:
         numbers = {
-            "command": f"mlsde bench core --repeats {arguments.repeats}",
+            "command": f"mlsde bench {arguments.suite} --repeats {arguments.repeats}",
             "date": datetime.date.today().isoformat(),
             "environment": environment(),
-            **bench.core(arguments.repeats, progress=True).as_dict(),
+            **_measured(arguments.suite, arguments.repeats).as_dict(),
         }
-    print(bench.CoreBenchmark.from_dict(numbers))
+    result = _result(arguments.suite, numbers)
+    print(result)
     write_json(arguments.json, numbers)
     if arguments.markdown is not None:
         page = Path(arguments.markdown)
-        page.write_text(renewed(page.read_text(), _section(numbers)))
+        marker = "numbers" if arguments.suite == "core" else arguments.suite
+        page.write_text(renewed(page.read_text(), _section(numbers, arguments.suite), marker))
+    if arguments.picture is not None:
+        if not isinstance(result, bench.EfficiencyBenchmark):
+            raise SystemExit("mlsde bench: --picture is for the suite efficiency; diffusion has --pictures.")
+        print(result.figure(arguments.picture))
     return 0
 
 
-def _section(numbers: dict[str, Any]) -> str:
+def _measured(suite: str, repeats: int) -> bench.CoreBenchmark | bench.EfficiencyBenchmark:
+    if suite == "core":
+        return bench.core(repeats, progress=True)
+    return bench.efficiency(repeats, progress=True)
+
+
+def _result(suite: str, numbers: dict[str, Any]) -> bench.CoreBenchmark | bench.EfficiencyBenchmark:
+    if suite == "core":
+        return bench.CoreBenchmark.from_dict(numbers)
+    return bench.EfficiencyBenchmark.from_dict(numbers)
+
+
+def _section(numbers: dict[str, Any], suite: str = "core") -> str:
     where = numbers["environment"]
     taken = (
         f"Measured on {numbers['date']} with `{numbers['command']}` on {where['machine']}, {where['cores']} cores: "
         f"mlsde {where['mlsde']}, torch {where['torch']}, Python {where['python']}."
     )
-    return f"\n{taken}\n\n{bench.CoreBenchmark.from_dict(numbers).markdown()}\n\n"
+    return f"\n{taken}\n\n{_result(suite, numbers).markdown()}\n\n"
