@@ -121,6 +121,47 @@ def test_a_folder_of_another_ensemble_is_refused_with_the_difference_named(name,
     assert words in str(caught.value)
 
 
+def called(scale, how="plain"):
+    """An object that is called, of a class whose code is one or another."""
+
+    class Level:
+        def __init__(self):
+            self.scale, self.calls = scale, []
+
+        if how == "plain":
+
+            def __call__(self, t, y):
+                return -self.scale * y
+
+        else:
+
+            def __call__(self, t, y):
+                return self.scale / y
+
+    return Level()
+
+
+def forwarded(scale, how="plain"):
+    """A net of such a class."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.tensor(scale))
+
+        if how == "plain":
+
+            def forward(self, t, y):
+                return -self.scale * y
+
+        else:
+
+            def forward(self, t, y):
+                return self.scale / y
+
+    return Net()
+
+
 def test_the_description_tells_nets_apart_by_their_weights():
     from mlsde.ensembles.describe import describe
 
@@ -131,6 +172,9 @@ def test_the_description_tells_nets_apart_by_their_weights():
     with torch.no_grad():
         net.weight[0, 0] += 1e-3
     assert describe(net) != before
+    for made in (called, forwarded):
+        assert describe(made(2.0)) == describe(made(2.0)) != describe(made(3.0))
+        assert describe(made(2.0)) != describe(made(2.0, "other"))
     scale = torch.tensor([2.0])
     assert describe(lambda t, y: scale * y) == describe(lambda t, y: scale * y)
     assert describe(lambda t, y: scale * y) != describe(lambda t, y: scale + y)

@@ -51,6 +51,8 @@ def _array(thing: np.ndarray, below: Below) -> Any:
 
 def _module(thing: nn.Module, below: Below) -> Any:
     parts = [f"{name} {check_sum(tensor_bytes(value))}".encode() for name, value in thing.state_dict().items()]
+    kinds = dict.fromkeys(type(module) for module in thing.modules())
+    parts += [_code(kind.forward.__code__) for kind in kinds if isinstance(kind.forward, types.FunctionType)]
     return f"{_name(type(thing))} {check_sum(repr(thing).encode(), *parts)}"
 
 
@@ -68,6 +70,9 @@ def _object(thing: Any, below: Below) -> Any:
         fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
     else:
         fields = {name: value for name, value in getattr(thing, "__dict__", {}).items() if _settled(value)}
+    call = inspect.getattr_static(type(thing), "__call__", None)
+    if isinstance(call, types.FunctionType):
+        fields = {"calls": _code(call.__code__).decode(), **fields}
     return {"class": _name(type(thing)), **{name: below(value) for name, value in fields.items()}}
 
 
