@@ -212,13 +212,21 @@ def test_pieces_of_another_ladder_are_refused(ladder, finished):
 def test_coins_are_chosen_only_where_they_miss_less_on_samples_that_they_were_not_tuned_on(ladder, finished):
     bench = Benchmark(ladder, "toys", SMALL, folder=finished[0])
     tuned = bench.tuned(4.0)
-    names = ("ddim", "dpm++2m", "dpm++3m", "unipc")
-    plain = [bench.row(Way(sampler, 4, WHOLE), place="choosing") for sampler in names]
+    plain = [bench.row(way, place="choosing") for way in rivals(4.0, bench.arena().costs, 0.0)]
     coins = bench.row(tuned, 3, place="choosing")
     wins = all(coins[name] < min(row[name] for row in plain) for name in ("error", "typical error"))
-    best = min(plain, key=lambda row: row["typical error"])["way"]["sampler"]
-    chosen = bench.chosen(4.0, tuned)
-    assert chosen == tuned if wins else chosen == Way(best, 4, WHOLE)
+    best = min(plain, key=lambda row: row["typical error"])["words"]
+    assert str(bench.chosen(4.0, tuned)) == (str(tuned) if wins else best)
+
+
+def test_rivals_of_the_choice_are_within_the_budget(ladder):
+    arena = Arena(ladder, samples=2, reference_steps=20, pilot_samples=2)
+    ways = rivals(6.0, arena.costs, 0.0)
+    assert {way.levels for way in ways} == {WHOLE, (1,), (2,), (1, 3), (2, 3)}
+    assert {way.switch for way in ways} == {None, 0.3, 0.5, 0.7}
+    assert {way.sampler for way in rivals(6.0, arena.costs, 1.0)} == {"ddim", "dpm++2m", "ddpm"}
+    for way in ways:
+        assert arena.measure(way).cost <= 6.3  # a switch falls on a step
 
 
 def test_the_report_reads_what_was_measured(finished, tmp_path):

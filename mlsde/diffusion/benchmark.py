@@ -122,6 +122,25 @@ def candidates(
     return list(dict.fromkeys(ways))
 
 
+def rivals(budget: float, costs: Sequence[float], churn: float) -> list[Way]:
+    """Plain ways that a budget pays: the top level by each solver, each lower level alone, two levels stitched.
+
+    Args:
+        budget: in evaluations of the top level.
+        costs: of the levels, the top's being 1.
+        churn: 0 for the ODE.
+    """
+    steps, levels = max(2, math.floor(budget)), len(costs)
+    names = ("ddim", "dpm++2m", "dpm++3m", "unipc") if churn == 0 else ("ddim", "dpm++2m", "ddpm")
+    ways = [Way(name, steps, tuple(range(1, levels + 1))) for name in names]
+    for k in range(1, levels):
+        ways.append(Way("dpm++2m", min(80, max(2, math.floor(budget / costs[k - 1]))), (k,)))
+        for switch in (0.3, 0.5, 0.7):
+            price = switch * costs[k - 1] + 1.0 - switch
+            ways.append(Way("dpm++2m", max(2, math.floor(budget / price)), (k, levels), switch=switch))
+    return ways
+
+
 def _parts(levels: int, residual: bool) -> list[tuple[int, ...]]:
     """The whole ladder, and each lower level with the top; residual nets cannot leave out those they add to."""
     if residual:
@@ -230,9 +249,7 @@ class Benchmark:
 
         Coins only if they miss less on the samples of the choice, both typically and in the root mean square.
         """
-        steps, full = max(2, math.floor(budget)), tuple(range(1, len(self.ladder) + 1))
-        names = ("ddim", "dpm++2m", "dpm++3m", "unipc") if self.size.churn == 0 else ("ddim", "dpm++2m", "ddpm")
-        plain = self.rows([Way(name, steps, full) for name in names], place="choosing")
+        plain = self.rows(rivals(budget, self.arena().costs, self.size.churn), place="choosing")
         coins, best = self.row(tuned, _FINAL_SEEDS, place="choosing"), min(plain, key=_typical)
         wins = all(coins[name] < min(row[name] for row in plain) for name in ("error", "typical error"))
         return tuned if wins else _way(best)
