@@ -21,6 +21,7 @@ from mlsde.diffusion.benchmark import (
     paper_ways,
     plain_ways,
     repriced,
+    rivals,
 )
 from mlsde.diffusion.classifier import train_classifier
 from mlsde.diffusion.data import as_floats, load_images

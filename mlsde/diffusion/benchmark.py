@@ -127,7 +127,7 @@ def rivals(budget: float, costs: Sequence[float], churn: float) -> list[Way]:
 
     Args:
         budget: in evaluations of the top level.
-        costs: of the levels, the top's being 1.
+        costs: of the whole levels, the top's being 1.
         churn: 0 for the ODE.
     """
     steps, levels = max(2, math.floor(budget)), len(costs)
@@ -249,7 +249,10 @@ class Benchmark:
 
         Coins only if they miss less on the samples of the choice, both typically and in the root mean square.
         """
-        plain = self.rows(rivals(budget, self.arena().costs, self.size.churn), place="choosing")
+        costs = self.arena().costs
+        if self.ladder.about.residual:  # a level pays for those that it adds to
+            costs = tuple(np.cumsum(costs).tolist())
+        plain = self.rows(rivals(budget, costs, self.size.churn), place="choosing")
         coins, best = self.row(tuned, _FINAL_SEEDS, place="choosing"), min(plain, key=_typical)
         wins = all(coins[name] < min(row[name] for row in plain) for name in ("error", "typical error"))
         return tuned if wins else _way(best)
