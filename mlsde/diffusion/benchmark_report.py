@@ -233,11 +233,11 @@ def _speed_ups(result: dict[str, Any]) -> str:
     told = verdicts(result)
     rivals = " | over ".join(name for name, *_ in _PAIRS)
     rows = [
-        f"| tuned coins at | what | over {rivals} | evaluations saved, by the clock "
+        f"| tuned coins at | what | RMSE, spread over the seeds | over {rivals} | evaluations saved, by the clock "
         "| chosen, error over DPM-Solver++(2M)'s |",
-        "|---|---|" + "---|" * 6,
+        "|---|---|---|" + "---|" * 6,
     ]
-    for at in told["budgets"]:
+    for at, run in zip(told["budgets"], result["ours"], strict=True):
         ours, chosen = at["ours"], at["chosen"]
         cells = [f"{_times(ours[a])} / {_times(ours[b])}" for _, a, b in _PAIRS]
         counted, clock = (
@@ -246,7 +246,8 @@ def _speed_ups(result: dict[str, Any]) -> str:
         cells.append(f"{counted:.2f}x, {clock:.2f}x")
         over = (chosen[name] for name in ("error over DPM-Solver++(2M)'s", "typical error over its"))
         cells.append(" / ".join(f"{one:.2f}" for one in over))
-        rows.append(f"| {ours['cost']:.3g} | {ours['words']} | {' | '.join(cells)} |")
+        spread = f"{run['error']:.4f} ± {run['spread']:.4f}"
+        rows.append(f"| {ours['cost']:.3g} | {ours['words']} | {spread} | {' | '.join(cells)} |")
     rows += [
         "",
         "| the paper's rule at | over the top by Euler | best of patterns | with the search charged |",
