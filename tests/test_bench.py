@@ -221,10 +221,22 @@ def test_a_page_without_markers_is_refused(small):
         command.renewed("Nothing here.\n", "")
 
 
-def test_the_committed_page_says_what_the_committed_numbers_say():
-    numbers = json.loads((ROOT / "docs" / "results" / "bench-core.json").read_text())
+@pytest.mark.parametrize("suite", ["core", "efficiency"])
+def test_the_committed_page_says_what_the_committed_numbers_say(suite):
+    numbers = json.loads((ROOT / "docs" / "results" / f"bench-{suite}.json").read_text())
     page = (ROOT / "docs" / "benchmarks.md").read_text()
-    assert command.renewed(page, command._section(numbers)) == page
+    marker = "numbers" if suite == "core" else suite
+    assert command.renewed(page, command._section(numbers, suite), marker) == page
+
+
+def test_the_page_says_of_the_efficiency_what_was_measured():
+    numbers = json.loads((ROOT / "docs" / "results" / "bench-efficiency.json").read_text())
+    result = bench.EfficiencyBenchmark.from_dict(numbers)
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    shared = [run.ratio for run in result.runs if run.coins == "batch" and run.milliseconds > 0.9]
+    assert f"sees {min(shared):.0%} of the promised saving or more" in page and min(shared) >= 0.9
+    apart = {run.samples: run.ratio for run in result.runs if run.coins == "sample"}
+    assert f"{apart[8]:.0%} of it at 8 samples and {apart[512]:.0%} at 512" in page
 
 
 def with_efficiency(efficiency):

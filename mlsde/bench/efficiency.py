@@ -162,16 +162,22 @@ class EfficiencyBenchmark:
         """Draw efficiency against the price of the cheapest level, and the price of a step; returns the file's name."""
         from mlsde import drawing  # noqa: PLC0415, matplotlib is imported when it is asked for
 
-        canvas = drawing.canvas(10.0, 3.8)
-        left, right = canvas.subplots(1, 2)
+        canvas = drawing.canvas(13.0, 3.8)
+        left, middle, right = canvas.subplots(1, 3)
+        rows = sorted((run.milliseconds, run.ratio) for run in self.runs if run.coins == "batch" and run.samples == 64)
+        left.plot(*zip(*rows, strict=True), marker="o", color=drawing.COLOURS[1])
+        left.set(xscale="log", xlabel="ms of the cheapest level, 64 samples", ylabel="efficiency")
         for i, coins in enumerate(("batch", "sample")):
-            rows = sorted((run.milliseconds, run.ratio) for run in self.runs if run.coins == coins)
-            if rows:
-                label = "coins of the batch" if coins == "batch" else "coins of each sample"
-                left.plot(*zip(*rows, strict=True), marker="o", color=drawing.COLOURS[i + 1], label=label)
-        left.axhline(1.0, color=drawing.COLOURS[6], linewidth=0.8)
-        left.set(xscale="log", ylim=(0, 1.15), xlabel="ms of the cheapest level", ylabel="efficiency")
-        left.legend(frameon=False)
+            found = {run.samples: run.ratio for run in self.runs if run.coins == coins and run.milliseconds > 0.5}
+            label = "coins of the batch" if coins == "batch" else "coins of each sample"
+            middle.plot(
+                *zip(*sorted(found.items()), strict=True), marker="o", color=drawing.COLOURS[i + 1], label=label
+            )
+        middle.set(xscale="log", xlabel="samples, cheapest level of 1 ms", ylabel="efficiency")
+        middle.legend(frameon=False, loc="lower right")
+        for axes in (left, middle):
+            axes.axhline(1.0, color=drawing.COLOURS[6], linewidth=0.8)
+            axes.set_ylim(0, 1.15)
         for i, varied in enumerate(dict.fromkeys(step.varied for step in self.steps)):
             points = [(step.value, step.ladder) for step in self.steps if step.varied == varied]
             right.plot(*zip(*points, strict=True), marker="o", color=drawing.COLOURS[i], label=varied)
