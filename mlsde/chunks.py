@@ -18,7 +18,7 @@ Result = dict[str, Any]
 _SAFE = re.compile(r"[A-Za-z0-9._+=-]{1,120}")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; its folder is made.
 
     Raises:
@@ -27,13 +27,22 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file of text, in UTF-8, whole or not at all; its folder is made.
+
+    Raises:
+        OSError: as of :func:`write_bytes`.
+    """
+    write_bytes(path, text.encode())
 
 
 class Chunks:

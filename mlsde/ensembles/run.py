@@ -17,6 +17,7 @@ from torch import Tensor
 import mlsde
 from mlsde import checks
 from mlsde.calibration import Calibration
+from mlsde.chunks import write_bytes
 from mlsde.ensembles.choice import Settled, settle
 from mlsde.ensembles.describe import describe
 from mlsde.ensembles.engine import Outcome, numbers_of, open_store, share
@@ -25,7 +26,7 @@ from mlsde.ensembles.ranks import Ranks, ranks
 from mlsde.ensembles.result import Ensemble, EnsembleError, Failure
 from mlsde.ensembles.starts import SampleY0, Starts
 from mlsde.ensembles.statistics import Statistics
-from mlsde.ensembles.store import Piece, Store, write_bytes
+from mlsde.ensembles.store import Piece, Store
 from mlsde.integrate import Run, solve
 from mlsde.multilevel import Multilevel
 from mlsde.plan import Plan

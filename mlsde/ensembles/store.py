@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mlsde.chunks import claim
+from mlsde.chunks import claim, write_bytes
 from mlsde.ensembles.describe import check_sum, tensor_bytes
 
 
@@ -128,20 +128,3 @@ def _runs(process: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def write_bytes(file: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: as the file system has it; what was there before is then still there.
-    """
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
