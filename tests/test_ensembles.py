@@ -255,3 +255,29 @@ def test_what_the_first_process_refuses_is_refused_by_all(case, tmp_path):
     )
     words = "seed: 5 there, 6 here" if case == "folder" else "budget"
     assert done.stdout.count("refused: ") == 2 and done.stdout.count(words) >= 2
+
+
+LARGE = """
+import resource, sys, torch, mlsde
+torch.set_num_threads(1)
+sde = mlsde.SDE(lambda t, y: -y, 0.5)
+kept = mlsde.Statistics(quantiles=[0.1, 0.9])
+def run(n):
+    return mlsde.ensemble(sde, torch.ones(1, 10), n, (0.0, 1.0), steps=1000 if n > 1000 else 10, keep=kept, seed=2)
+run(1000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = run(100_000)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+s = found.statistics
+numbers = found.done, found.chunk, (after - before) / 1024, float(s.mean.mean()), float(s.mean_error.mean())
+sys.stdout.write(" ".join(map(str, numbers)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is in other units there")
+def test_a_hundred_thousand_paths_of_a_thousand_steps_take_the_memory_of_a_chunk():
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, timeout=500, check=True)
+    count, chunk, megabytes, mean, error = map(float, done.stdout.split())
+    assert count == 100_000 and chunk == 26_214
+    assert megabytes < 60  # a chunk's state is one; all steps of all paths would be 4000
+    assert abs(mean - (1 - 1e-3) ** 1000) < 6 * error  # ten components together

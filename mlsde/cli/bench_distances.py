@@ -55,9 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
             ladder, images, net, ways, count=arguments.count, churn=EQUATIONS[equation],
             folder=arguments.folder, report=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
         )  # fmt: skip
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, RuntimeError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"mlsde bench distances: {error}", file=sys.stderr)
         return 2
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return 0  # the first of several processes tells
     named = accuracy(net, images)
     print(f"{ladder.about.data}, {equation}; the classifier names {named:.1%} of the held-out images\n{table(rows)}")
     result = {"ladder": arguments.ladder, "equation": equation, "accuracy": named, "environment": environment()}

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
-from mlsde.chunks import Chunks
 from mlsde.diffusion.arena import Arena, Way
 from mlsde.diffusion.classifier import Classifier
 from mlsde.diffusion.data import Images, as_floats
 from mlsde.diffusion.ladders import TrainedLadder
 from mlsde.diffusion.metrics import frechet, kernel_mmd, sliced_wasserstein
+from mlsde.ensembles.engine import open_store, share
+from mlsde.ensembles.ranks import ranks
+from mlsde.ensembles.store import Piece
 
 _BATCH = 100
 _GROUPS = 5
@@ -97,6 +99,8 @@ def distances(
 ) -> list[Distances]:
     """Draw so many images in each way, from the same noise, and compare them with as many that were held out.
 
+    They are drawn a hundred at a time; under ``torchrun`` the processes share them, and all return the same.
+
     Args:
         ladder: the nets.
         images: the data; its training part, as many, is compared first: what perfection shows.
@@ -105,8 +109,12 @@ def distances(
         count: images of each; with 1000 a Fréchet distance does not see what 5000 show.
         churn: of the equation.
         seed: of noise and coins.
-        folder: of the finished ways, so that a killed comparison goes on; ``None`` keeps none.
+        folder: of the images, so that a killed comparison goes on; ``None`` keeps them in memory.
         report: called with a line as each way is done.
+
+    Raises:
+        ValueError: if the folder holds another comparison.
+        RuntimeError: if images could not be drawn; those that could are in the folder.
     """
     checks.positive_integer("count", count)
     data = as_floats(images.held_out[:count])
@@ -114,33 +122,52 @@ def distances(
     chosen = torch.as_tensor(rng.choice(len(images.train), min(count, len(images.train)), replace=False))
     manifest = {
         "data": images.name, "held_out": [round(error, 6) for error in ladder.about.held_out], "count": count,
-        "churn": churn, "seed": seed, "classifier": float(classifier.head.weight.double().square().sum()),
+        "churn": churn, "seed": seed,
     }  # fmt: skip
-    kept, arenas = Chunks(folder, manifest), list[Arena]()
-
-    def draw(name: str, way: Way) -> dict[str, Any]:
-        parts, costs = [], []
-        for i, arena in enumerate(arenas or _arenas(arenas, ladder, count, churn, seed)):
-            states, evaluations, _ = arena.draw(way, seed + i)
-            parts.append(states.cpu().clamp(-1.0, 1.0))
-            costs += [float(np.array(evaluations) @ np.array(arena.costs))] * len(states)
-        return distance(name, torch.cat(parts), float(np.mean(costs)), data, classifier).as_dict()
-
+    work = ranks(next(ladder.models[0].parameters()).device)
+    batches = _Batches(ladder, count, churn, seed)
     found = [distance("the data themselves (training part)", as_floats(images.train[chosen]), 0.0, data, classifier)]
     for name, way in ways:
-        row = Distances(**kept.result(way.key, lambda name=name, way=way: draw(name, way)))  # type: ignore[misc]
+        place = None if folder is None else Path(folder) / way.key
+        store = open_store(work, place, manifest | {"way": way.key})
+        outcome = share(len(batches), lambda number, way=way: batches.draw(number, way), store, work, most_failures=1)  # type: ignore[misc]
+        if outcome.errors:
+            number, words = next(iter(outcome.errors.items()))
+            raise RuntimeError(f"{name}: batch {number} of the images could not be drawn: {words}")
+        pieces = [piece for number in outcome.notes if (piece := store.get(number)) is not None]
+        drawn = torch.cat([piece.tensors["images"] for piece in pieces])
+        cost = sum(piece.note["cost"] * len(piece.tensors["images"]) for piece in pieces) / len(drawn)
+        row = distance(name, drawn, cost, data, classifier)
         found.append(row)
         report(f"{name}: Fréchet {row.frechet:.3g}, MMD {row.kernel_mmd:.3g}, SW {row.sliced_wasserstein:.3g}")
     return found
 
 
-def _arenas(into: list[Arena], ladder: TrainedLadder, count: int, churn: float, seed: int) -> list[Arena]:
-    """The noise of all images, a batch at a time; the variances are measured once."""
-    for i, begin in enumerate(range(0, count, _BATCH)):
-        known = into[0].variances if into else None
-        samples = min(_BATCH, count - begin)
-        into.append(Arena(ladder, churn=churn, samples=samples, seed=seed + 1 + i, variances=known))
-    return into
+class _Batches:
+    """The images, a hundred at a time, each with its noise; the variances are measured once."""
+
+    def __init__(self, ladder: TrainedLadder, count: int, churn: float, seed: int) -> None:
+        self._ladder, self._count, self._churn, self._seed = ladder, count, churn, seed
+        self._arenas: dict[int, Arena] = {}
+
+    def __len__(self) -> int:
+        return math.ceil(self._count / _BATCH)
+
+    def draw(self, number: int, way: Way) -> Piece:
+        """Images of one batch and their price."""
+        arena = self._arena(number)
+        states, evaluations, _ = arena.draw(way, self._seed + number)
+        cost = float(np.array(evaluations) @ np.array(arena.costs))
+        return Piece({"images": states.cpu().clamp(-1.0, 1.0)}, {"cost": cost})
+
+    def _arena(self, number: int) -> Arena:
+        if number not in self._arenas:
+            first = None if number == 0 else self._arena(0).variances
+            self._arenas[number] = Arena(
+                self._ladder, churn=self._churn, samples=min(_BATCH, self._count - number * _BATCH),
+                seed=self._seed + 1 + number, variances=first,
+            )  # fmt: skip
+        return self._arenas[number]
 
 
 def table(rows: Sequence[Distances]) -> str:
