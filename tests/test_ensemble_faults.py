@@ -162,6 +162,60 @@ def forwarded(scale, how="plain"):
     return Net()
 
 
+def decorated(k):
+    @torch.no_grad()
+    def drift(t, y):
+        return -k * y
+
+    return drift
+
+
+def nested(k):
+    """Reads a global of its module in a function within."""
+    space = {"SCALE": k}
+    exec("def drift(t, y):\n    return (lambda z: -SCALE * z)(y)", space)
+    return space["drift"]
+
+
+def attributed(k):
+    net = torch.nn.Linear(2, 2)
+    torch.nn.init.zeros_(net.weight)
+    torch.nn.init.zeros_(net.bias)
+    net.scale = k
+    return net
+
+
+def helped(k):
+    class Level:
+        if k == 1.0:
+
+            def value(self, y):
+                return -y
+
+        else:
+
+            def value(self, y):
+                return y
+
+        def __call__(self, t, y):
+            return self.value(y)
+
+    return Level()
+
+
+def test_the_description_is_the_same_in_every_process():
+    words = "from mlsde.ensembles.describe import describe\n"
+    words += "def f(t, y):\n    return y if 'a' in {'a', 'bb', 'cc', 'dd'} else -y\nprint(describe(f))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", words], capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in (1, 2, 3)
+    }  # fmt: skip
+    assert len(found) == 1
+
+
 def test_the_description_tells_nets_apart_by_their_weights():
     from mlsde.ensembles.describe import describe
 
@@ -175,6 +229,8 @@ def test_the_description_tells_nets_apart_by_their_weights():
     for made in (called, forwarded):
         assert describe(made(2.0)) == describe(made(2.0)) != describe(made(3.0))
         assert describe(made(2.0)) != describe(made(2.0, "other"))
+    for made in (decorated, nested, attributed, helped):
+        assert describe(made(1.0)) == describe(made(1.0)) != describe(made(2.0)), made.__name__
     scale = torch.tensor([2.0])
     assert describe(lambda t, y: scale * y) == describe(lambda t, y: scale * y)
     assert describe(lambda t, y: scale * y) != describe(lambda t, y: scale + y)
@@ -214,11 +270,45 @@ def test_the_others_finish_and_the_failed_chunk_is_named_with_its_seed(how, word
     first = found.failures[0]
     assert f"Chunk 2 (seed {first.seed})" in str(caught.value) and "2 of 6 chunks failed: 2, 4" in str(caught.value)
     assert torch.equal(first.y0, numbered()[20:30])
-    with pytest.raises(RuntimeError, match=words):  # reproduced
+    with pytest.raises(RuntimeError, match=words):
+        first.replay()
+    with pytest.raises(RuntimeError, match=words):  # by hand
         mlsde.solve(sde, first.y0, (0, 1), steps=3, seed=first.seed)
     if folder:
         whole = ensemble(fails_at((), how), numbered(), 60, (0, 1), **options)
         assert (whole.computed, whole.found) == (2, 4) and torch.equal(whole.y1, numbered())
+
+
+def test_a_mistake_does_not_claim_the_folder(tmp_path):
+    for change in ({"method": "eulr"}, {"save_at": [7.0]}, {"level": 9}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            toys.run(tmp_path, **({"multilevel": None} | change))
+    with pytest.raises(ValueError, match="budget"):
+        toys.run(tmp_path, multilevel="auto", budget=1e-9)
+    assert toys.run(tmp_path).computed == 20
+
+
+def test_chunks_of_another_choice_are_computed_again(tmp_path):
+    first = toys.run(tmp_path, multilevel="auto").ys
+    choice = tmp_path / "choice.safetensors"
+    whole = choice.read_bytes()
+    choice.write_bytes(whole[:50])
+    assert toys.run(tmp_path, multilevel="auto").found == 20  # the pilot chose the same again
+    assert choice.read_bytes() == whole
+    from mlsde.ensembles.choice import Settled
+
+    other = Settled.from_bytes(whole)
+    choice.write_bytes(Settled(other.times, (2,), other.table[:, :1] ** 0, None, 0.1, 0.0, "other").to_bytes())
+    again = toys.run(tmp_path, multilevel="auto")
+    assert (again.computed, again.found) == (20, 0) and again.chosen == "other"
+    assert not torch.equal(again.ys, first)
+
+
+def test_a_result_of_failures_alone_can_be_printed():
+    sde = SDE(DriftHierarchy([lambda t, y: 1 / 0], costs=[1.0]))
+    with pytest.raises(EnsembleError) as caught:
+        ensemble(sde, torch.zeros(1, 1), 50, (0, 1), steps=3, chunk=10)
+    assert "chunk 0 failed" in repr(caught.value.ensemble)
 
 
 def test_a_process_gives_up_after_some_failures():

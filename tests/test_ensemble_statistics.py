@@ -172,13 +172,27 @@ def test_bad_statistics_are_named(arguments, words):
     ("function", "words"),
     [
         (lambda ys: 3.0, "must return a torch.Tensor, got float"),
-        (lambda ys: ys.mean(), "expected one for each of 10 samples"),
-        (lambda ys: ys[:, 0], "expected one for each of 10 samples"),
+        (lambda ys: ys.mean(), "expected one for each of 2 samples"),
+        (lambda ys: ys[:, 0], "expected one for each of 2 samples"),
     ],
 )
 def test_a_functional_of_another_shape_is_named(function, words):
-    with pytest.raises(mlsde.EnsembleError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):  # before the first chunk
         toys.run(keep=Statistics(functionals={"mine": function}))
+
+
+@pytest.mark.parametrize("share", ["batch", "sample"])
+def test_a_last_chunk_of_one_trajectory_has_the_weight_of_one(share):
+    apart = Multilevel(mlsde.Constant([1.0, 0.3]), share=share)
+    kept = Statistics(quantiles=(0.5,))
+    whole, more = (
+        ensemble(
+            toys.equation(), toys.start, n, toys.SPAN, steps=5, multilevel=apart, chunk=64, seed=1, keep=kept
+        ).statistics
+        for n in (2048, 2049)
+    )
+    for name in ("mean_error", "variance_error", "quantile_errors"):
+        torch.testing.assert_close(getattr(more, name), getattr(whole, name), rtol=0.05, atol=0)
 
 
 def test_states_are_not_there_where_statistics_were_kept():

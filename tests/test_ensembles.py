@@ -96,6 +96,25 @@ def test_a_level_that_draws_numbers_itself_is_reproduced():
     assert not torch.equal(first[:10], first[10:20])
 
 
+def test_what_levels_draw_is_not_what_the_initial_states_were_drawn_from():
+    drawn = []
+
+    def level(t, y):
+        drawn.append(torch.randn_like(y))
+        return drawn[-1]
+
+    ensemble(SDE(level), lambda count: torch.randn(count, 1), 20_000, (0, 1), steps=1, chunk=20_000)
+    found = ensemble(SDE(level), lambda count: torch.randn(count, 1), 20_000, (0, 1), steps=1, chunk=20_000).y1
+    assert float(found.var()) == pytest.approx(2.0, abs=0.1)  # 4 if they were the same
+
+
+def test_saved_times_make_chunks_smaller():
+    sde = SDE(lambda t, y: -y)
+    few = ensemble(sde, torch.zeros(1, 2**12), 64, (0, 1), steps=2)
+    many = ensemble(sde, torch.zeros(1, 2**12), 64, (0, 1), steps=200, save_at="steps")
+    assert few.chunk == 64 and many.chunk == 8 * 2**18 // (2**12 * 201)
+
+
 def test_without_a_chunk_size_shared_coins_make_many_chunks_and_their_absence_few():
     few = ensemble(SDE(toys.fine, 0.5), toys.start, 640, (0, 1), steps=2)
     many = ensemble(toys.equation(), toys.start, 640, (0, 1), steps=2, multilevel=toys.rule())

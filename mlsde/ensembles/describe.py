@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-import inspect
 import sysconfig
 import types
 from collections.abc import Callable, Mapping
@@ -50,9 +50,12 @@ def _array(thing: np.ndarray, below: Below) -> Any:
 
 
 def _module(thing: nn.Module, below: Below) -> Any:
-    parts = [f"{name} {check_sum(tensor_bytes(value))}".encode() for name, value in thing.state_dict().items()]
-    kinds = dict.fromkeys(type(module) for module in thing.modules())
-    parts += [_code(kind.forward.__code__) for kind in kinds if isinstance(kind.forward, types.FunctionType)]
+    held = {**dict(thing.named_parameters()), **dict(thing.named_buffers())}
+    parts = [f"{name} {check_sum(tensor_bytes(value))}".encode() for name, value in sorted(held.items())]
+    for name, module in thing.named_modules():
+        plain = {key: value for key, value in vars(module).items() if key[0] != "_" and _settled(value)}
+        parts.append(repr((name, {key: below(value) for key, value in sorted(plain.items())})).encode())
+    parts += [_class_code(kind) for kind in dict.fromkeys(type(module) for module in thing.modules())]
     return f"{_name(type(thing))} {check_sum(repr(thing).encode(), *parts)}"
 
 
@@ -70,9 +73,9 @@ def _object(thing: Any, below: Below) -> Any:
         fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
     else:
         fields = {name: value for name, value in getattr(thing, "__dict__", {}).items() if _settled(value)}
-    call = inspect.getattr_static(type(thing), "__call__", None)
-    if isinstance(call, types.FunctionType):
-        fields = {"calls": _code(call.__code__).decode(), **fields}
+    code = _class_code(type(thing))
+    if code:
+        fields = {"code": check_sum(code), **fields}
     return {"class": _name(type(thing)), **{name: below(value) for name, value in fields.items()}}
 
 
@@ -81,27 +84,53 @@ def _settled(value: Any) -> bool:
     return not isinstance(value, (list, dict, set, types.ModuleType, type))
 
 
+def _class_code(kind: type) -> bytes:
+    """What the methods of a class do, but for those that a library gave it."""
+    parts = []
+    for owner in kind.__mro__:
+        for name, value in sorted(vars(owner).items()):
+            function = getattr(value, "__func__", getattr(value, "fget", value))
+            if isinstance(function, types.FunctionType) and not _installed(function):
+                parts += [name.encode(), _code(function.__code__)]
+    return b" ".join(parts)
+
+
 def _sum_of_function(function: types.FunctionType, below: Below) -> str:
+    """Of its code, of what it closes over and, unless it is a library's, of the globals that it reads."""
     seen: dict[str, Any] = {}
-    if _installed(function):
-        return check_sum(_code(function.__code__))
-    try:
-        variables = inspect.getclosurevars(function)
-        seen = {**variables.globals, **variables.nonlocals}
-    except (TypeError, ValueError):  # a cell that is empty as yet
-        pass
+    if not _installed(function):
+        known = function.__globals__
+        seen = {f"global {name}": known[name] for name in _names(function.__code__) if name in known}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # a cell that is empty as yet
+            seen[f"cell {name}"] = cell.cell_contents
+    seen["wrapped"] = getattr(function, "__wrapped__", None)
     seen |= {f"default {i}": value for i, value in enumerate(function.__defaults__ or ())}
     seen |= {f"default {name}": value for name, value in (function.__kwdefaults__ or {}).items()}
     told = {name: below(value) for name, value in sorted(seen.items()) if _settled(value) and value is not function}
     return check_sum(_code(function.__code__), repr(told).encode())
 
 
+def _names(code: types.CodeType) -> set[str]:
+    """Names that a function and those within it look up."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return set(code.co_names).union(*map(_names, inner))
+
+
 def _code(code: types.CodeType) -> bytes:
     """What a function does, whatever stands around it; another version of Python has other words for it."""
     parts = [code.co_code, repr((code.co_names, code.co_varnames, code.co_freevars)).encode()]
-    for constant in code.co_consts:
-        parts.append(_code(constant) if isinstance(constant, types.CodeType) else repr(constant).encode())
-    return check_sum(*parts).encode()
+    return check_sum(*parts, *map(_constant, code.co_consts)).encode()
+
+
+def _constant(value: Any) -> bytes:
+    if isinstance(value, types.CodeType):
+        return _code(value)
+    if isinstance(value, frozenset):  # in another order in another process
+        return b"{" + b" ".join(sorted(map(_constant, value))) + b"}"
+    if isinstance(value, tuple):
+        return b"(" + b" ".join(map(_constant, value)) + b")"
+    return repr(value).encode()
 
 
 def _installed(function: types.FunctionType) -> bool:

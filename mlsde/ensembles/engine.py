@@ -70,8 +70,7 @@ def share(
     Raises:
         OSError: if a piece could not be kept.
     """
-    there = {number: piece.note for number in range(count) if (piece := store.get(number))} if ranks.rank == 0 else {}
-    there = ranks.broadcast(there)
+    there = ranks.first(lambda: {number: piece.note for number in range(count) if (piece := store.get(number))})
     missing = [number for number in range(count) if number not in there]
     mine = missing[ranks.rank :: ranks.count]
     notes: dict[int, dict[str, Any]] = {}

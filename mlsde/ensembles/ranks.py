@@ -52,7 +52,7 @@ class Ranks:
             try:
                 outcome = True, compute()
             except Exception as error:
-                raised, outcome = error, (False, (type(error).__name__, str(error)))
+                raised, outcome = error, (False, (_kind(error), str(error)))
         done, value = self.broadcast(outcome)
         if done:
             return value
@@ -88,6 +88,11 @@ def ranks(device: torch.device) -> Ranks:
         distributed.init_process_group(backend, timeout=_PATIENCE)
         atexit.register(_leave)
     return Ranks(distributed.get_rank(), distributed.get_world_size())
+
+
+def _kind(error: Exception) -> str:
+    """Name of the error's class, or of the first above it that another process knows."""
+    return next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS), "RuntimeError")
 
 
 def _leave() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,30 @@ from torch import Tensor
 from mlsde.ensembles.starts import Starts
 from mlsde.ensembles.statistics import Found, Statistics
 from mlsde.ensembles.store import Piece, Store
+from mlsde.solution import Solution
 
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """A chunk that could not be finished; ``mlsde.solve(sde, failure.y0, ..., seed=failure.seed)`` is the same run.
+    """A chunk that could not be finished; :meth:`replay` is the same run.
 
     Attributes:
         chunk: its number, from 0.
         seed: of its noise and coins.
         message: what went wrong.
         starts: of the ensemble.
+        run: runs a chunk by its number.
     """
 
     chunk: int
     seed: int
     message: str
     starts: Starts = field(repr=False)
+    run: Callable[[int], Solution] = field(repr=False)
+
+    def replay(self) -> Solution:
+        """Run the chunk again, on the same numbers; raises what it raised."""
+        return self.run(self.chunk)
 
     @property
     def y0(self) -> Tensor:
@@ -145,7 +152,7 @@ class Ensemble:
         lines = [head, f"  seed {self.seed}; {self.computed} chunks computed, {self.found} found"]
         counts = ", ".join(f"{name} {count:g}" for name, count in zip(self.names, self.evaluations, strict=True))
         lines.append(f"  evaluations per trajectory: {counts}")
-        if self.cost is not None and self.full_cost is not None:
+        if self.cost and self.full_cost is not None:
             times = f", {self.full_cost / self.cost:.3g} times less than the top level at every step"
             lines.append(f"  cost per trajectory {self.cost:g}{times if self.cost < self.full_cost else ''}")
         if self.chosen is not None:

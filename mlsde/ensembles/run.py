@@ -19,7 +19,7 @@ from mlsde import checks
 from mlsde.calibration import Calibration
 from mlsde.chunks import write_bytes
 from mlsde.ensembles.choice import Settled, settle
-from mlsde.ensembles.describe import describe
+from mlsde.ensembles.describe import check_sum, describe
 from mlsde.ensembles.engine import Outcome, numbers_of, open_store, share
 from mlsde.ensembles.memory import in_parts
 from mlsde.ensembles.ranks import Ranks, ranks
@@ -32,8 +32,8 @@ from mlsde.multilevel import Multilevel
 from mlsde.plan import Plan
 from mlsde.saving import Saver
 from mlsde.sde import SDE
-
-_PILOT_SAMPLES = 4096
+from mlsde.solution import Solution
+from mlsde.steppers import METHODS
 
 
 def ensemble(
@@ -127,9 +127,22 @@ def ensemble(
             f"multilevel has a seed of its own, {multilevel.seed}, which would toss the same coins in every chunk; "
             "leave it out: the chunks' seeds serve the coins too."
         )
-    starts = Starts(sample_y0, n, seed, chunk, shared=pilot or _shares_coins(multilevel))
-    work = ranks(starts.example.device)
     grid = None if pilot and steps is None and times is None else checks.time_grid(t_span, steps, times)
+    saved = (
+        1
+        if save_at is None
+        else len(_plain(save_at))
+        if not isinstance(save_at, str)
+        else 0
+        if grid is None
+        else len(grid)
+    )
+    starts = Starts(sample_y0, n, seed, chunk, pilot or _shares_coins(multilevel), max(1, saved))
+    work = ranks(starts.example.device)
+    if grid is None or isinstance(multilevel, str) or pilot:
+        checks.one_of("method", method, tuple(METHODS))
+    else:
+        _Job(sde, starts, method, grid, multilevel, level, save_at, keep).rehearse()  # before the folder is claimed
     ends = checks.time_span(t_span) if grid is None else (float(grid[0]), float(grid[-1]))
     manifest = _manifest(sde, starts, identity) | {
         "grid": describe(ends if grid is None else grid), "method": method, "multilevel": describe(multilevel),
@@ -141,9 +154,10 @@ def ensemble(
     choice: Settled | None = None
     if pilot:
         choice = _settled(work, store, lambda: settle(
-            sde, starts.states(min(n, _PILOT_SAMPLES)), ends, n, steps=steps, times=times, method=method,
+            sde, starts.some(), ends, n, steps=steps, times=times, method=method,
             budget=budget, tol=tol, calibration=calibration, seed=seed,
         ))  # fmt: skip
+        store.stamp = check_sum(choice.to_bytes())
         sde, rule = choice.arguments(sde)
     else:
         rule = {"times": grid, "multilevel": multilevel, "level": level}
@@ -231,18 +245,29 @@ class _Job:
         """Check all that can be checked before the first step; returns a plan and the times to be saved."""
         y0 = self.starts.example
         run = Run(self.sde, y0, self.times, self.method, self.multilevel, self.level, 0, None)
-        return run.plan, Saver(self.save_at, run.times, y0).wanted
+        wanted = Saver(self.save_at, run.times, y0).wanted
+        if isinstance(self.keep, Statistics):
+            self.keep.reduce(torch.cat([y0, y0]).expand(len(wanted), 2, *y0.shape[1:]), self.shared)
+        return run.plan, wanted
 
-    def compute(self, number: int) -> Piece:
-        """Run a chunk and keep what is to be kept of it."""
+    def run(self, number: int) -> Solution:
+        """Run a chunk."""
         y0 = self.starts.draw(number)
         with self.starts.seeded(number):  # for levels that draw numbers themselves
-            found = solve(
+            return solve(
                 self.sde, y0, times=self.times, method=self.method, multilevel=self.multilevel, level=self.level,
                 seed=self.starts.noise_seed(number), save_at=self.save_at,
             )  # fmt: skip
+
+    def compute(self, number: int) -> Piece:
+        """Run a chunk and keep what is to be kept of it."""
+        found = self.run(number)
         kept = self.keep.reduce(found.ys, self.shared) if isinstance(self.keep, Statistics) else {"ys": found.ys.cpu()}
-        note = {"samples": len(y0), "evaluations": list(found.stats.evaluations), "shared": self.shared}
+        note = {
+            "samples": self.starts.samples(number),
+            "evaluations": list(found.stats.evaluations),
+            "shared": self.shared,
+        }
         return Piece(kept, note | {"seed": self.starts.noise_seed(number)})
 
 
@@ -259,10 +284,19 @@ def _result(
     if isinstance(job.keep, Statistics) and outcome.notes:
 
         def pieces() -> Iterator[Piece]:
-            return (piece for number in outcome.notes if (piece := store.get(number)) is not None)
+            for number in outcome.notes:
+                piece = store.get(number)
+                if piece is None:
+                    raise OSError(
+                        f"chunk {number} is not in {str(store.folder)!r} for this process; the folder must be one that "
+                        "all processes see."
+                    )
+                yield piece
 
         statistics = job.keep.combine(pieces, (len(wanted), *shape))
-    failures = [Failure(number, starts.noise_seed(number), words, starts) for number, words in outcome.errors.items()]
+    failures = [
+        Failure(number, starts.noise_seed(number), words, starts, job.run) for number, words in outcome.errors.items()
+    ]
     return Ensemble(
         n=starts.n, done=int(samples.sum()), ts=torch.from_numpy(wanted.copy()), shape=shape, chunk=starts.size,
         seed=seed, names=drift.names, evaluations=tuple(evaluations.tolist()),
@@ -278,8 +312,7 @@ def _complaint(found: Ensemble, outcome: Outcome) -> str:
     first, numbers = found.failures[0], [one.chunk for one in found.failures]
     words = (
         f"{len(numbers)} of {-(-found.n // found.chunk)} chunks failed: {numbers_of(numbers)}. Chunk {first.chunk} "
-        f"(seed {first.seed}): {first.message} mlsde.solve(sde, failure.y0, ..., seed=failure.seed) is the same "
-        "run, for each of .ensemble.failures. "
+        f"(seed {first.seed}): {first.message} .ensemble.failures[0].replay() is the same run. "
     )
     if outcome.untried:
         words += f"Not tried any more: {numbers_of(outcome.untried)}. "

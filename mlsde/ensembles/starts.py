@@ -17,6 +17,9 @@ SampleY0 = Callable[[int], Tensor]
 _ELEMENTS = 2**18
 """Numbers in the state of a chunk, by default: enough to hide the price of a step, few enough for a cache."""
 
+_PILOT = 4096
+"""Initial states for a pilot, at most."""
+
 _CHUNKS = 32
 """Chunks to have at least, by default, where the trajectories of one share coins: errors come from their scatter."""
 
@@ -37,13 +40,20 @@ class Starts:
         seed: of everything.
         size: of a chunk; ``None`` chooses.
         shared: whether the trajectories of a chunk share coins.
+        saved: times at which states are saved, which are held too.
 
     Raises:
         TypeError, ValueError: naming the argument.
     """
 
     def __init__(
-        self, source: SampleY0 | Tensor, n: int, seed: int, size: int | None = None, shared: bool = False
+        self,
+        source: SampleY0 | Tensor,
+        n: int,
+        seed: int,
+        size: int | None = None,
+        shared: bool = False,
+        saved: int = 1,
     ) -> None:
         self.n, self.seed = checks.positive_integer("n", n), checks.one_seed(seed)
         self.source = source
@@ -54,8 +64,9 @@ class Starts:
             checks.callable_as("sample_y0", "sample_y0(count)", source)
         self.example = self._states(0, 0, 1)
         if size is None:
-            size = max(1, _ELEMENTS // math.prod(self.example.shape[1:]))
-            size = min(size, math.ceil(n / _CHUNKS)) if shared else size
+            numbers = math.prod(self.example.shape[1:])
+            size = max(1, min(_ELEMENTS // numbers, 8 * _ELEMENTS // (numbers * saved)))
+            size = min(size, max(1, n // _CHUNKS)) if shared else size
         self.size = min(checks.positive_integer("chunk", size), n)
 
     @property
@@ -76,20 +87,21 @@ class Starts:
         begin = chunk * self.size
         return self._states(chunk, begin, begin + self.samples(chunk))
 
-    def states(self, count: int) -> Tensor:
-        """Initial states of the first trajectories, for a pilot: not those of the run if they are drawn."""
-        return self._states(0, 0, count)
+    def some(self) -> Tensor:
+        """Some initial states, for a pilot: not those of the run if they are drawn."""
+        return self._states(0, 0, min(self.n, max(1, min(_PILOT, _ELEMENTS // math.prod(self.example.shape[1:])))))
 
-    def _seeds(self, chunk: int) -> tuple[int, int]:
-        words = np.random.SeedSequence((self.seed, randomness.ENSEMBLE, chunk)).generate_state(2, np.uint64)
-        return int(words[0]) >> 1, int(words[1]) >> 1
+    def _seeds(self, chunk: int) -> tuple[int, int, int]:
+        """Seeds of noise and coins, of the initial states, and of what the levels draw themselves."""
+        words = np.random.SeedSequence((self.seed, randomness.ENSEMBLE, chunk)).generate_state(3, np.uint64)
+        return int(words[0]) >> 1, int(words[1]) >> 1, int(words[2]) >> 1
 
     def _states(self, chunk: int, begin: int, end: int) -> Tensor:
         if isinstance(self.source, Tensor):
             if len(self.source) == 1:
                 return self.source.expand(end - begin, *self.source.shape[1:]).clone()
             return self.source[begin:end]
-        with self.seeded(chunk):
+        with self.seeded(chunk, start=True):
             return self._checked(self.source(end - begin), end - begin)
 
     def _checked(self, states: object, count: int) -> Tensor:
@@ -111,9 +123,9 @@ class Starts:
         return found
 
     @contextmanager
-    def seeded(self, chunk: int) -> Iterator[None]:
-        """Torch's own generators, seeded for a chunk; as they were afterwards."""
+    def seeded(self, chunk: int, *, start: bool = False) -> Iterator[None]:
+        """Torch's own generators, seeded for the initial states of a chunk or for its run; as they were afterwards."""
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._seeds(chunk)[1])
+            torch.manual_seed(self._seeds(chunk)[1 if start else 2])
             yield

@@ -99,9 +99,10 @@ class Statistics:
         levels = np.array(self.quantiles)
         for piece in pieces():
             about = piece.tensors["state block means"].numpy() - state.mean
-            squares.add(piece.tensors["state block variances"].numpy() + about**2)
+            sizes = piece.tensors["state block sizes"].numpy()
+            squares.add(piece.tensors["state block variances"].numpy() + about**2, sizes)
             if whole is not None and state.shared:
-                below.add(_summary(piece).part_below(whole.at(levels))[None])
+                below.add(_summary(piece).part_below(whole.at(levels))[None], sizes.sum(keepdims=True))
         quantiles = quantile_errors = None
         if whole is not None:
             if state.shared:
@@ -204,25 +205,37 @@ def _moments(name: str, values: np.ndarray, blocks: Sequence[slice], variances: 
     kept = {f"{name} count": np.array(len(values)), f"{name} mean": values.mean(axis=0)}
     kept[f"{name} squares"] = np.square(values - kept[f"{name} mean"]).sum(axis=0)
     if variances:
+        kept[f"{name} block sizes"] = np.array([part.stop - part.start for part in blocks])
         kept[f"{name} block means"] = np.stack([values[part].mean(axis=0) for part in blocks])
         kept[f"{name} block variances"] = np.stack([np.var(values[part], axis=0) for part in blocks])
     return kept
 
 
 class _Spread:
-    """Mean and scatter of estimates that came from blocks of about one size."""
+    """Error of a mean of independent estimates, each weighed by the trajectories behind it."""
 
     def __init__(self) -> None:
-        self._total = _Welford()
+        self._count, self._about = 0, np.zeros(())
+        self._sums = [np.zeros(()) for _ in range(5)]
 
-    def add(self, estimates: np.ndarray) -> None:
-        """Take estimates, shape ``(blocks, ...)``."""
-        mean = estimates.mean(axis=0)
-        self._total.merge(len(estimates), mean, np.square(estimates - mean).sum(axis=0))
+    def add(self, estimates: np.ndarray, weights: np.ndarray) -> None:
+        """Take estimates, shape ``(blocks, ...)``, and their weights, shape ``(blocks,)``."""
+        if not self._count:
+            self._about = estimates[0]  # sums of what is near 0 lose less
+        w = weights.reshape(-1, *[1] * (estimates.ndim - 1)).astype(np.float64)
+        d = estimates - self._about
+        new = (w.sum(0), (w * d).sum(0), (w**2).sum(0), (w**2 * d).sum(0), (w**2 * d**2).sum(0))
+        self._sums = [old + one for old, one in zip(self._sums, new, strict=True)]
+        self._count += len(estimates)
 
     def error(self) -> np.ndarray:
-        """Standard error of their mean; NaN for fewer than two."""
-        return self._total.error()
+        """Standard error of the weighted mean; NaN for fewer than two."""
+        if self._count < 2:
+            return np.full_like(self._about, math.nan, dtype=np.float64)
+        w, wd, ww, wwd, wwdd = self._sums
+        mean = wd / w
+        squares = np.maximum(wwdd - 2.0 * mean * wwd + mean**2 * ww, 0.0)  # sum of w^2 (x - mean)^2
+        return np.sqrt(squares * self._count / (self._count - 1)) / w
 
 
 class _Welford:
@@ -256,7 +269,7 @@ class _Moments:
         """Take a chunk's."""
         count, mean, squares = (piece.tensors[f"{name} {of}"].numpy() for of in ("count", "mean", "squares"))
         self._all.merge(int(count), mean, squares)
-        self._chunks.add(mean[None])
+        self._chunks.add(mean[None], count.reshape(1))
         self.shared = self.shared or piece.note["shared"]
 
     @property

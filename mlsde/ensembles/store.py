@@ -62,6 +62,9 @@ def _sum(tensors: dict[str, Tensor], note: dict[str, Any]) -> str:
 class Store:
     """Where the pieces of one computation are kept.
 
+    Attributes:
+        stamp: of what was settled since the manifest; pieces with another are not taken.
+
     Args:
         folder: with one file for each piece; ``None`` keeps them in memory.
         manifest: what is computed.
@@ -73,7 +76,10 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str] | None, manifest: dict[str, Any]) -> None:
         self.folder = None if folder is None else Path(folder)
         self.held: dict[int, Piece] = {}
+        self.stamp: str | None = None
         if self.folder is not None:
+            if self.folder.is_dir() and [file.name for file in self.folder.iterdir()] == ["manifest.json"]:
+                (self.folder / "manifest.json").unlink()  # begun, and nothing done: by a mistake, perhaps
             claim(self.folder, manifest)
             _clear(self.folder)
 
@@ -88,7 +94,7 @@ class Store:
         Raises:
             OSError: as the file system has it, with the folder and what to do; nothing half-written is left.
         """
-        piece = Piece(piece.tensors, piece.note | {"number": number})
+        piece = Piece(piece.tensors, piece.note | {"number": number, "stamp": self.stamp})
         if self.folder is None:
             self.held[number] = piece
             return
@@ -109,7 +115,7 @@ class Store:
             piece = Piece.from_bytes(self.file(number).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
-        return piece if piece.note.get("number") == number else None
+        return piece if (piece.note.get("number"), piece.note.get("stamp")) == (number, self.stamp) else None
 
 
 def _clear(folder: Path) -> None:
