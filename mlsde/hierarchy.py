@@ -126,7 +126,7 @@ class DriftHierarchy:
             TypeError, ValueError: for numbers that are no levels.
         """
         chosen = set(range(1, len(self) + 1) if levels is None else self._numbers(levels))
-        return self._with_levels(
+        return self.with_levels(
             [CompiledLevel(f, options) if k in chosen else f for k, f in enumerate(self.levels, start=1)]
         )
 
@@ -147,7 +147,7 @@ class DriftHierarchy:
         for k, dtype in enumerate(dtypes):
             if dtype is not None and dtype not in PRECISIONS:
                 raise ValueError(f"dtypes[{k}] must be torch.bfloat16, torch.float16 or None, got {dtype!r}.")
-        return self._with_levels(
+        return self.with_levels(
             [f if dtype is None else RoundedLevel(f, dtype) for f, dtype in zip(self.levels, dtypes, strict=True)]
         )
 
@@ -162,12 +162,23 @@ class DriftHierarchy:
         when = torch.as_tensor(checks.finite_number("t", t), dtype=y.dtype, device=y.device)
         found = []
         with torch.no_grad():
-            for f in self.levels:
+            for level in self.levels:
+                f = level.level if isinstance(level, CompiledLevel) else level
                 off = f(when, y) - f.level(when, y) if isinstance(f, RoundedLevel) else torch.zeros(())
                 found.append(float(off.double().square().mean().sqrt()))
         return tuple(found)
 
-    def _with_levels(self, levels: Sequence[Level]) -> DriftHierarchy:
+    def with_levels(self, levels: Sequence[Level]) -> DriftHierarchy:
+        """The same ladder, each level replaced by what stands for it: prices, names and kind are kept.
+
+        Args:
+            levels: as many as there are.
+
+        Raises:
+            TypeError, ValueError: naming ``levels``.
+        """
+        if len(_callables(levels)) != len(self):
+            raise ValueError(f"levels holds {len(levels)} callables, but there are {len(self)} levels; give as many.")
         new = object.__new__(type(self))
         new._set(tuple(levels), self.costs, self.names, self.differences)
         return new

@@ -81,6 +81,7 @@ def test_a_rounded_level_returns_the_dtype_of_the_state_and_says_how_far_off_it_
     assert off[1] == 0.0 and 1e-4 < off[0] < 2e-2  # eight bits of numbers of order one
     assert rounded.levels[0](torch.tensor(0.5), y).dtype == torch.float32
     assert drift.rounding(0.5, y) == (0.0, 0.0)
+    assert rounded.compile(backend="eager").rounding(0.5, y) == off
     with torch.no_grad():
         by_hand = rounded.levels[0](torch.tensor(0.5), y) - drift.levels[0](torch.tensor(0.5), y)
     assert off[0] == pytest.approx(float(by_hand.square().mean().sqrt()), rel=1e-5)

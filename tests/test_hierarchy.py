@@ -147,3 +147,14 @@ def test_measuring_shows_levels_the_time_in_the_precision_that_a_run_does():
     drift.measured(0.0, torch.ones(2, 1, dtype=torch.bfloat16))
     mlsde.solve(mlsde.SDE(drift), torch.ones(2, 1, dtype=torch.bfloat16), (0, 1), steps=2)
     assert set(seen) == {torch.float32}
+
+
+def test_levels_are_replaced_one_for_one():
+    drift = mlsde.DriftHierarchy.from_differences([lambda t, y: y, lambda t, y: 2 * y], [1.0, 3.0], names=["a", "b"])
+    other = drift.with_levels([lambda t, y: -y, lambda t, y: -2 * y])
+    assert (other.costs, other.names, other.differences) == (drift.costs, drift.names, True)
+    assert other.levels[1](None, 1.0) == -2.0
+    with pytest.raises(ValueError, match="levels holds 1 callables, but there are 2 levels"):
+        drift.with_levels([lambda t, y: y])
+    with pytest.raises(TypeError, match="levels must be a sequence of callables"):
+        drift.with_levels(3)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mlsde.hierarchy import DriftHierarchy, Level
+from mlsde.hierarchy import Level
 from mlsde.sde import SDE
 
 log = logging.getLogger("mlsde")
@@ -59,8 +58,5 @@ def out_of_memory(error: BaseException) -> bool:
 def in_parts(sde: SDE) -> SDE:
     """The same equation, each of whose levels makes do with less memory."""
     drift = sde.drift
-    levels: list[Callable[[Tensor, Tensor], Tensor]] = [
-        InParts(level, name) for level, name in zip(drift.levels, drift.names, strict=True)
-    ]
-    make = DriftHierarchy.from_differences if drift.differences else DriftHierarchy
-    return sde.with_drift(make(levels, drift.costs, names=drift.names))
+    levels = [InParts(level, name) for level, name in zip(drift.levels, drift.names, strict=True)]
+    return sde.with_drift(drift.with_levels(levels))
