@@ -290,3 +290,11 @@ def test_mlsde_bench_efficiency_measures_writes_and_reads(tmp_path, capsys, monk
     assert {run.samples for run in result.runs} == {64, 4} and all(run.ratio > 0 for run in result.runs)
     assert main(["bench", "efficiency", "--read", str(file)]) == 0
     assert capsys.readouterr().out.strip() in told
+
+
+def test_bench_names_a_file_of_another_suite_and_a_picture_that_it_cannot_draw(capsys):
+    core = str(ROOT / "docs" / "results" / "bench-core.json")
+    assert main(["bench", "efficiency", "--read", core]) == 2
+    assert "holds no numbers of efficiency" in capsys.readouterr().err
+    assert main(["bench", "core", "--read", core, "--picture", "never.png"]) == 2
+    assert "--picture is for the suite efficiency" in capsys.readouterr().err

@@ -44,12 +44,7 @@ SMALL = Size(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -385,6 +380,8 @@ def test_the_standard_errors_of_distances_are_those_of_drawing_again():
 def test_mlsde_bench_distances_names_what_is_wrong(saved, tmp_path, capsys):
     assert main(["bench", "distances", "--ladder", saved, "--images", str(tmp_path / "nowhere")]) == 2
     assert "there is no file or folder" in capsys.readouterr().err
+    assert main(["bench", "distances", "--results", str(tmp_path / "nowhere.json")]) == 2
+    assert "nowhere.json" in capsys.readouterr().err
 
 
 def test_a_residual_ladder_is_summed_and_counted_by_every_solver(ladder):

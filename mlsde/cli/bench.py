@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def _count(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command: 0 whether or not the figures are met, because a busy machine misses some."""
+    """Run the command: 0 whether or not the figures are met, because a busy machine misses some; 2 for bad input."""
+    if arguments.picture is not None and arguments.suite != "efficiency":
+        print("mlsde bench: --picture is for the suite efficiency; diffusion has --pictures.", file=sys.stderr)
+        return 2
     if arguments.suite == "diffusion":
         return bench_diffusion.run(arguments)
     if arguments.suite == "distances":
@@ -49,7 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
             "environment": environment(),
             **_measured(arguments.suite, arguments.repeats).as_dict(),
         }
-    result = _result(arguments.suite, numbers)
+    try:
+        result = _result(arguments.suite, numbers)
+    except (KeyError, TypeError) as error:
+        print(f"mlsde bench: {arguments.read!r} holds no numbers of {arguments.suite} ({error}).", file=sys.stderr)
+        return 2
     print(result)
     write_json(arguments.json, numbers)
     if arguments.markdown is not None:
@@ -57,8 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         marker = "numbers" if arguments.suite == "core" else arguments.suite
         page.write_text(renewed(page.read_text(), _section(numbers, arguments.suite), marker))
     if arguments.picture is not None:
-        if not isinstance(result, bench.EfficiencyBenchmark):
-            raise SystemExit("mlsde bench: --picture is for the suite efficiency; diffusion has --pictures.")
+        assert isinstance(result, bench.EfficiencyBenchmark)
         print(result.figure(arguments.picture))
     return 0
 

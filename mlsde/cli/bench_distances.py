@@ -23,8 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the suite: 2 for bad input."""
-    if arguments.results is not None:
-        return _page(arguments)
     import torch  # noqa: PLC0415
 
     from mlsde.cli.bench_diffusion import EQUATIONS  # noqa: PLC0415
@@ -36,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mlsde.diffusion.pictures import coins  # noqa: PLC0415
 
     try:
+        if arguments.results is not None:
+            return _page(arguments)
         torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
         ladder = load_ladder(arguments.ladder, device=arguments.device)
         images = load_images(arguments.images, size=ladder.shape[-1])

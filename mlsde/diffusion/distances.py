@@ -134,7 +134,7 @@ def distances(
         if outcome.errors:
             number, words = next(iter(outcome.errors.items()))
             raise RuntimeError(f"{name}: batch {number} of the images could not be drawn: {words}")
-        pieces = [piece for number in outcome.notes if (piece := store.get(number)) is not None]
+        pieces = list(store.pieces(outcome.notes))
         drawn = torch.cat([piece.tensors["images"] for piece in pieces])
         cost = sum(piece.note["cost"] * len(piece.tensors["images"]) for piece in pieces) / len(drawn)
         row = distance(name, drawn, cost, data, classifier)
