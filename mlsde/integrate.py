@@ -100,12 +100,10 @@ def solve(
         True
     """
     pilot: _Pilot | None = None
-    if (isinstance(multilevel, str) and multilevel == "auto") or not (
-        budget is None and tol is None and calibration is None
-    ):
+    if wants_pilot(multilevel, level, budget=budget, tol=tol, calibration=calibration):
         pilot = _piloted(
-            sde, y0, t_span, steps=steps, times=times, method=method, multilevel=multilevel, level=level, budget=budget,
-            tol=tol, calibration=calibration, seed=seed,
+            sde, y0, t_span, steps=steps, times=times, method=method, budget=budget, tol=tol, calibration=calibration,
+            seed=seed,
         )  # fmt: skip
         chosen = pilot.recommendation
         sde, multilevel, level, t_span, steps, times = (
@@ -126,15 +124,30 @@ class _Pilot(NamedTuple):
     cost: float
 
 
-def _piloted(sde: SDE, y0: Tensor, t_span: Any, *, multilevel: Any, level: Any, seed: Any, **options: Any) -> _Pilot:
+def wants_pilot(multilevel: Any, level: Any, **asked: Any) -> bool:
+    """Whether a pilot is to choose how the ladder is used.
+
+    Args:
+        multilevel: as of :func:`solve`.
+        level: likewise.
+        **asked: ``budget``, ``tol`` and ``calibration``, likewise.
+
+    Raises:
+        ValueError: if what was asked for contradicts the others.
+    """
+    auto = isinstance(multilevel, str) and multilevel == "auto"
+    given = [name for name, value in asked.items() if value is not None]
+    if given and not (auto or multilevel is None):
+        raise ValueError(f'{given[0]}= goes with multilevel="auto", got {multilevel!r}.')
+    if (given or auto) and level is not None:
+        raise ValueError(f'level={level!r} was given with multilevel="auto", which chooses it; give one of the two.')
+    return auto or bool(given)
+
+
+def _piloted(sde: SDE, y0: Tensor, t_span: Any, *, seed: Any, **options: Any) -> _Pilot:
     """Have a pilot choose."""
     from mlsde.calibration import auto  # noqa: PLC0415, a higher room, which only this call asks for
 
-    if not (multilevel is None or (isinstance(multilevel, str) and multilevel == "auto")):
-        given = next(name for name in ("budget", "tol", "calibration") if options[name] is not None)
-        raise ValueError(f'{given}= goes with multilevel="auto", got {multilevel!r}.')
-    if level is not None:
-        raise ValueError(f'level={level!r} was given with multilevel="auto", which chooses it; give one of the two.')
     if not isinstance(sde, SDE):
         raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
     number = checks.seed_or_seeds(seed, checks.state("y0", y0).shape[0])

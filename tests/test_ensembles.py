@@ -13,13 +13,7 @@ import torch
 import mlsde
 from mlsde import SDE, DriftHierarchy, Multilevel, Statistics, ensemble
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def child(*words, processes=1):
@@ -204,6 +198,7 @@ BAD = {
     "budget": ({"multilevel": Multilevel(mlsde.Constant([1.0])), "budget": 3.0}, 'budget= goes with multilevel="auto"'),
     "both": ({"multilevel": "auto", "level": 1}, "give one of the two"),
     "failures": ({"most_failures": 0}, "most_failures must be"),
+    "folder": ({"folder": 3}, "folder must be the path of a folder"),
 }
 
 
@@ -300,3 +295,10 @@ def test_a_hundred_thousand_paths_of_a_thousand_steps_take_the_memory_of_a_chunk
     assert count == 100_000 and chunk == 26_214
     assert megabytes < 60  # a chunk's state is one; all steps of all paths would be 4000
     assert abs(mean - (1 - 1e-3) ** 1000) < 6 * error  # ten components together
+
+
+def test_functions_are_not_described_where_no_folder_asks_for_it(monkeypatch):
+    from mlsde.ensembles import run as module
+
+    monkeypatch.setattr(module, "describe", lambda thing: pytest.fail("described"))
+    assert toys.run(identity=None).done == toys.N

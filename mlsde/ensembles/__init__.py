@@ -2,6 +2,6 @@
 
 from mlsde.ensembles.result import Ensemble, EnsembleError, Failure
 from mlsde.ensembles.run import ensemble
-from mlsde.ensembles.statistics import Found, Statistics
+from mlsde.ensembles.statistics import Estimates, Statistics
 
-__all__ = ["Ensemble", "EnsembleError", "Failure", "Found", "Statistics", "ensemble"]
+__all__ = ["Ensemble", "EnsembleError", "Estimates", "Failure", "Statistics", "ensemble"]

@@ -135,8 +135,13 @@ def _constant(value: Any) -> bytes:
 
 def _installed(function: types.FunctionType) -> bool:
     """Whether a function is of a library, whose version is its own affair."""
-    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return function.__code__.co_filename.startswith(tuple(place for place in places if place))
+    return function.__code__.co_filename.startswith(_libraries())
+
+
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    places = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return tuple(place for place in places if place)
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

@@ -14,12 +14,12 @@ class Summary:
     Attributes:
         values: shape ``(points, places)``, rising along the first dimension; each point stands for ``weight / points``.
         weight: how many numbers they stand for.
-        halvings: how often points were thinned out on the way here, at most.
+        compactions: how often numbers were replaced by fewer points on the way here, at most.
     """
 
     values: np.ndarray
     weight: float
-    halvings: int = 0
+    compactions: int = 0
 
     @classmethod
     def of(cls, numbers: np.ndarray, points: int) -> Summary:
@@ -29,17 +29,17 @@ class Summary:
             return cls(ordered, weight)
         return cls(_interpolated(ordered, np.ones_like(ordered), points), weight, 1)
 
-    def with_(self, other: Summary, points: int) -> Summary:
+    def merged(self, other: Summary, points: int) -> Summary:
         """Put two together, in ``points`` points or fewer."""
         count = len(self.values), len(other.values)
         values = np.concatenate([self.values, other.values])
         shares = np.repeat([self.weight / count[0], other.weight / count[1]], count)
         order = np.argsort(values, axis=0, kind="stable")
         values, weight = np.take_along_axis(values, order, axis=0), self.weight + other.weight
-        halvings = max(self.halvings, other.halvings)
+        compactions = max(self.compactions, other.compactions)
         if len(values) <= points and shares[0] == shares[-1]:
-            return Summary(values, weight, halvings)
-        return Summary(_interpolated(values, shares[order], min(points, len(values))), weight, halvings + 1)
+            return Summary(values, weight, compactions)
+        return Summary(_interpolated(values, shares[order], min(points, len(values))), weight, compactions + 1)
 
     def at(self, levels: np.ndarray) -> np.ndarray:
         """Quantiles, shape ``(levels, places)``, interpolated linearly between points."""
@@ -66,8 +66,8 @@ class Summary:
         return np.where(np.isnan(levels), np.nan, found)
 
     def rank_error(self, points: int) -> float:
-        """Bound of the part of the numbers by which a quantile's rank is off: half a point for each thinning out."""
-        return self.halvings * 0.5 / points
+        """Bound of the part of the numbers by which a quantile's rank is off: half a point for each compaction."""
+        return self.compactions * 0.5 / points
 
 
 def _interpolated(values: np.ndarray, weights: np.ndarray, points: int) -> np.ndarray:
@@ -106,7 +106,7 @@ class Quantiles:
         """Take the next chunk's."""
         carried, size = summary, 0
         while size < len(self._held) and (there := self._held[size]) is not None:
-            carried, self._held[size] = there.with_(carried, self.points), None
+            carried, self._held[size] = there.merged(carried, self.points), None
             size += 1
         self._held[size : size + 1] = [carried]
 
@@ -117,5 +117,5 @@ class Quantiles:
             raise ValueError("there are no numbers to take quantiles of.")
         whole = held[0]
         for summary in held[1:]:
-            whole = summary.with_(whole, self.points)
+            whole = summary.merged(whole, self.points)
         return whole

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlsde.ensembles.starts import Starts
-from mlsde.ensembles.statistics import Found, Statistics
+from mlsde.ensembles.statistics import Estimates, Statistics
 from mlsde.ensembles.store import Piece, Store
 from mlsde.solution import Solution
 
@@ -88,7 +88,7 @@ class Ensemble:
     found: int
     computed: int
     failures: tuple[Failure, ...]
-    statistics: Found | None
+    statistics: Estimates | None
     store: Store
     finished: tuple[int, ...]
     keeps_states: bool
@@ -104,10 +104,7 @@ class Ensemble:
         Raises:
             ValueError: if statistics were kept and no states.
         """
-        if not self.keeps_states:
-            raise ValueError("this ensemble kept statistics and no states; leave keep= out to have them.")
-        for piece in self._pieces():
-            yield piece.tensors["ys"]
+        return (piece.tensors["ys"] for piece in self._pieces())
 
     @property
     def ys(self) -> Tensor:
@@ -119,7 +116,7 @@ class Ensemble:
         """Last saved states, shape ``(done, ...)``."""
         return torch.cat([part[-1] for part in self.chunks()])
 
-    def summary(self, statistics: Statistics | None = None) -> Found:
+    def summary(self, statistics: Statistics | None = None) -> Estimates:
         """Statistics of states that were kept, one chunk at a time.
 
         Args:
@@ -129,8 +126,6 @@ class Ensemble:
             ValueError: if no states were kept.
         """
         kept = Statistics() if statistics is None else statistics
-        if not self.keeps_states:
-            raise ValueError("this ensemble kept statistics and no states; leave keep= out to have them.")
         parts = [
             Piece(kept.reduce(piece.tensors["ys"], piece.note["shared"]), {"shared": piece.note["shared"]})
             for piece in self._pieces()
@@ -138,14 +133,9 @@ class Ensemble:
         return kept.combine(lambda: parts, (len(self.ts), *self.shape))
 
     def _pieces(self) -> Iterator[Piece]:
-        for number in self.finished:
-            piece = self.store.get(number)
-            if piece is None:
-                raise ValueError(
-                    f"chunk {number} is no longer whole in {str(self.store.folder)!r}; call ensemble again with the "
-                    "same folder to compute it anew."
-                )
-            yield piece
+        if not self.keeps_states:
+            raise ValueError("this ensemble kept statistics and no states; leave keep= out to have them.")
+        return self.store.pieces(self.finished)
 
     def __repr__(self) -> str:
         head = f"Ensemble: {self.done} of {self.n} trajectories in chunks of {self.chunk}, {len(self.ts)} saved times"

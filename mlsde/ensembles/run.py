@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from mlsde.ensembles.result import Ensemble, EnsembleError, Failure
 from mlsde.ensembles.starts import SampleY0, Starts
 from mlsde.ensembles.statistics import Statistics
 from mlsde.ensembles.store import Piece, Store
-from mlsde.integrate import Run, solve
+from mlsde.integrate import Run, solve, wants_pilot
 from mlsde.multilevel import Multilevel
 from mlsde.plan import Plan
 from mlsde.saving import Saver
@@ -115,38 +115,30 @@ def ensemble(
     if not isinstance(keep, Statistics) and not (isinstance(keep, str) and keep == "states"):
         raise ValueError(f"keep={keep!r} is not known; give 'states' or mlsde.Statistics(...).")
     checks.positive_integer("most_failures", most_failures)
-    pilot = (isinstance(multilevel, str) and multilevel == "auto") or not (
-        budget is None and tol is None and calibration is None
-    )
-    if pilot:
-        _refuse_beside_a_pilot(multilevel, level, budget, tol, calibration)
-    elif multilevel is not None and not isinstance(multilevel, Multilevel):
+    if folder is not None and not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(
+            f"folder must be the path of a folder, or None, got {folder!r} of type {type(folder).__name__}."
+        )
+    pilot = wants_pilot(multilevel, level, budget=budget, tol=tol, calibration=calibration)
+    if not pilot and multilevel is not None and not isinstance(multilevel, Multilevel):
         raise TypeError(f'multilevel must be an mlsde.Multilevel, "auto" or None, got {multilevel!r}.')
-    elif multilevel is not None and multilevel.seed is not None:
+    if isinstance(multilevel, Multilevel) and multilevel.seed is not None:
         raise ValueError(
             f"multilevel has a seed of its own, {multilevel.seed}, which would toss the same coins in every chunk; "
             "leave it out: the chunks' seeds serve the coins too."
         )
-    grid = None if pilot and steps is None and times is None else checks.time_grid(t_span, steps, times)
-    saved = (
-        1
-        if save_at is None
-        else len(_plain(save_at))
-        if not isinstance(save_at, str)
-        else 0
-        if grid is None
-        else len(grid)
-    )
-    starts = Starts(sample_y0, n, seed, chunk, pilot or _shares_coins(multilevel), max(1, saved))
+    checks.one_of("method", method, tuple(METHODS))
+    free = pilot and steps is None and times is None
+    grid = np.array(checks.time_span(t_span)) if free else checks.time_grid(t_span, steps, times)  # or its two ends
+    starts = Starts(sample_y0, n, seed, chunk, pilot or _shares_coins(multilevel), _saved_times(save_at, grid))
+    job = _Job(in_parts(sde), starts, method, grid, None, None, save_at, keep)
+    if not pilot:
+        job = replace(job, multilevel=multilevel if isinstance(multilevel, Multilevel) else None, level=level)
+        job.rehearse()  # before the folder is claimed
     work = ranks(starts.example.device)
-    if grid is None or isinstance(multilevel, str) or pilot:
-        checks.one_of("method", method, tuple(METHODS))
-    else:
-        _Job(sde, starts, method, grid, multilevel, level, save_at, keep).rehearse()  # before the folder is claimed
-    ends = checks.time_span(t_span) if grid is None else (float(grid[0]), float(grid[-1]))
-    manifest = _manifest(sde, starts, identity) | {
-        "grid": describe(ends if grid is None else grid), "method": method, "multilevel": describe(multilevel),
-        "level": describe(level), "budget": budget, "tol": tol,
+    asked = {"method": method, "budget": budget, "tol": tol}
+    manifest = {} if folder is None else _manifest(sde, starts, identity) | {
+        **asked, "grid": describe(grid), "multilevel": describe(multilevel), "level": describe(level),
         "calibration": None if calibration is None else repr(calibration),
         "save_at": describe(_plain(save_at)), "keep": describe(keep),
     }  # fmt: skip
@@ -154,29 +146,18 @@ def ensemble(
     choice: Settled | None = None
     if pilot:
         choice = _settled(work, store, lambda: settle(
-            sde, starts.some(), ends, n, steps=steps, times=times, method=method,
-            budget=budget, tol=tol, calibration=calibration, seed=seed,
+            sde, starts.some(), (grid[0], grid[-1]), n, steps=steps, times=times, calibration=calibration, seed=seed,
+            **asked,
         ))  # fmt: skip
         store.stamp = check_sum(choice.to_bytes())
-        sde, rule = choice.arguments(sde)
-    else:
-        rule = {"times": grid, "multilevel": multilevel, "level": level}
-    job = _Job(in_parts(sde), starts, method, rule["times"], rule.get("multilevel"), rule.get("level"), save_at, keep)
+        part, rule = choice.arguments(sde)
+        job = replace(job, sde=in_parts(part), **rule)
     plan, wanted = job.rehearse()
     outcome = share(starts.count, job.compute, store, work, most_failures=most_failures, progress=progress)
     found = _result(job, store, outcome, plan, wanted, choice, seed, time.perf_counter() - begin)
     if outcome.errors:
         raise EnsembleError(_complaint(found, outcome), found)
     return found
-
-
-def _refuse_beside_a_pilot(multilevel: Any, level: Any, budget: Any, tol: Any, calibration: Any) -> None:
-    if not (multilevel is None or (isinstance(multilevel, str) and multilevel == "auto")):
-        given = {"budget": budget, "tol": tol, "calibration": calibration}
-        name = next(name for name, value in given.items() if value is not None)
-        raise ValueError(f'{name}= goes with multilevel="auto", got {multilevel!r}.')
-    if level is not None:
-        raise ValueError(f'level={level!r} was given with multilevel="auto", which chooses it; give one of the two.')
 
 
 def _shares_coins(multilevel: Multilevel | str | None) -> bool:
@@ -186,6 +167,13 @@ def _shares_coins(multilevel: Multilevel | str | None) -> bool:
 
 def _plain(save_at: Any) -> Any:
     return save_at if save_at is None or isinstance(save_at, str) else checks.as_float64("save_at", save_at)
+
+
+def _saved_times(save_at: Any, grid: np.ndarray) -> int:
+    """How many times are saved, as far as is known before a pilot."""
+    if save_at is None:
+        return 1
+    return len(grid) if isinstance(save_at, str) else max(1, len(_plain(save_at)))
 
 
 def _manifest(sde: SDE, starts: Starts, identity: str | None) -> dict[str, Any]:
@@ -282,18 +270,7 @@ def _result(
     shape = tuple(starts.example.shape[1:])
     statistics = None
     if isinstance(job.keep, Statistics) and outcome.notes:
-
-        def pieces() -> Iterator[Piece]:
-            for number in outcome.notes:
-                piece = store.get(number)
-                if piece is None:
-                    raise OSError(
-                        f"chunk {number} is not in {str(store.folder)!r} for this process; the folder must be one that "
-                        "all processes see."
-                    )
-                yield piece
-
-        statistics = job.keep.combine(pieces, (len(wanted), *shape))
+        statistics = job.keep.combine(lambda: store.pieces(outcome.notes), (len(wanted), *shape))
     failures = [
         Failure(number, starts.noise_seed(number), words, starts, job.run) for number, words in outcome.errors.items()
     ]

@@ -31,7 +31,7 @@ class Statistics:
         functionals: functions of the saved states of some trajectories, shape ``(saved, samples, ...)``, that return
             one number, or an array of them, for each: shape ``(samples, ...)``. Their means are kept.
         points: that stand for the distribution of each component in the quantiles: a level is met within a few halves
-            of ``1 / points``, see :attr:`Found.rank_error`.
+            of ``1 / points``, see :attr:`Estimates.rank_error`.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -70,10 +70,10 @@ class Statistics:
             kept |= _moments(f"functional {name}", values, _blocks(len(values), shared))
         if self.quantiles:
             summary = Summary.of(states.reshape(len(states), -1), self.points)
-            kept["points"], kept["thinned"] = summary.values, np.array(summary.halvings)
+            kept["points"], kept["compactions"] = summary.values, np.array(summary.compactions)
         return {name: torch.from_numpy(np.array(value, order="C")) for name, value in kept.items()}
 
-    def combine(self, pieces: Callable[[], Iterable[Piece]], shape: tuple[int, ...]) -> Found:
+    def combine(self, pieces: Callable[[], Iterable[Piece]], shape: tuple[int, ...]) -> Estimates:
         """What the chunks come to together, in their order.
 
         Args:
@@ -112,7 +112,7 @@ class Statistics:
             quantiles = _tensor(whole.at(levels).reshape(-1, *shape))
             # by how much the quantile moves if its level is off by a standard error
             quantile_errors = _tensor(0.5 * whole.width(levels, off).reshape(-1, *shape))
-        return Found(
+        return Estimates(
             count=state.count, mean=_tensor(state.mean), mean_error=_tensor(state.error()),
             variance=_tensor(state.variance()), variance_error=_tensor(squares.error()),
             levels=self.quantiles, quantiles=quantiles, quantile_errors=quantile_errors,
@@ -123,11 +123,11 @@ class Statistics:
 
 def _summary(piece: Piece) -> Summary:
     held = piece.tensors
-    return Summary(held["points"].numpy(), float(held["state count"]), int(held["thinned"]))
+    return Summary(held["points"].numpy(), float(held["state count"]), int(held["compactions"]))
 
 
 @dataclass(frozen=True)
-class Found:
+class Estimates:
     """Statistics of an ensemble, float64; an error is the Monte Carlo standard error of what it stands behind.
 
     Errors come from the scatter of independent trajectories; where the trajectories of a chunk share coins, from that

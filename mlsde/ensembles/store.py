@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,21 @@ class Store:
         except (FileNotFoundError, ValueError):
             return None
         return piece if (piece.note.get("number"), piece.note.get("stamp")) == (number, self.stamp) else None
+
+    def pieces(self, numbers: Iterable[int]) -> Iterator[Piece]:
+        """Pieces that were finished, one after another.
+
+        Raises:
+            ValueError: if one is not there, or no longer whole.
+        """
+        for number in numbers:
+            piece = self.get(number)
+            if piece is None:
+                raise ValueError(
+                    f"chunk {number} is no longer whole in {str(self.folder)!r}, or this process does not see it; give "
+                    "a folder that all processes see, and call again with the same one to compute it anew."
+                )
+            yield piece
 
 
 def _clear(folder: Path) -> None:
