@@ -19,13 +19,7 @@ import mlsde
 from mlsde import SDE, DriftHierarchy, EnsembleError, ensemble
 from mlsde.ensembles.memory import InParts
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -16,12 +16,7 @@ from mlsde.ensembles.quantiles import Quantiles, Summary
 LEVELS = (0.05, 0.5, 0.9)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def both(**options):
