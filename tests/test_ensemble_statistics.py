@@ -1,6 +1,7 @@
 """Statistics of ensembles: against the states themselves, against exact laws, and errors against redrawing."""
 
 import math
+from pathlib import Path
 
 import ensemble_toys as toys
 import numpy as np
@@ -195,3 +196,12 @@ def test_states_are_not_there_where_statistics_were_kept():
     with pytest.raises(ValueError, match="kept statistics and no states"):
         _ = found.ys
     assert "0.05-quantile" in repr(found) and "mean" in repr(found)
+
+
+def test_the_page_says_how_far_off_a_level_may_be():
+    kept = Quantiles(10)
+    for number in range(1000):
+        kept.add(Summary.of(np.arange(11.0)[:, None] + number, 10))
+    bound = kept.total().rank_error(1000)  # as many compactions whatever the points
+    page = Path(__file__).parent.parent / "docs" / "ensembles.md"
+    assert f"({bound:.4f} for a thousand chunks of more than 1000)" in page.read_text()

@@ -118,6 +118,16 @@ def test_gammas_of_the_page_are_the_recorded_ones():
     clock = [benchmark_report.gamma(repriced(one)["costs"], one["levels"]["held_out"])[0] for one in told]
     assert f"{flops[0]:.1f} on 8 x 8 digits and {flops[1]:.1f} on Fashion-MNIST" in page
     assert f"{clock[0]:.1f} and {clock[1]:.1f} by the clock" in page
+    noisy = [read(of(name, "sde")[0]) for name in ("digits", "fashion")]
+    again = [benchmark_report.gamma(repriced(one)["costs"], one["levels"]["held_out"])[0] for one in noisy]
+    assert f"({again[0]:.1f} and {again[1]:.1f} in the runs with noise)" in page
+
+
+def test_prices_by_the_clock_are_those_of_the_page():
+    page = " ".join((ROOT / "docs" / "diffusion.md").read_text().split())
+    digits, fashion = ([1 / repriced(read(file))["costs"][0] for file in of(name)] for name in ("digits", "fashion"))
+    assert all(round(value) == 10 for value in digits) and "costs a tenth of the top in milliseconds" in page
+    assert f"(a {min(fashion):.0f}th to a {max(fashion):.0f}th, against a 90th)" in page
 
 
 def test_what_is_said_of_the_distances_follows_from_the_numbers():
