@@ -25,7 +25,7 @@ from mlsde.diffusion.benchmark import (
 )
 from mlsde.diffusion.classifier import train_classifier
 from mlsde.diffusion.data import as_floats, load_images
-from mlsde.diffusion.distances import METRICS, distance
+from mlsde.diffusion.distances import METRICS, _jackknife, distance
 from mlsde.diffusion.ladders import About, TrainedLadder, load_ladder, save_ladder
 from mlsde.diffusion.nets import Architecture, megaflops, unet_ladder
 from mlsde.diffusion.pictures import coins
@@ -409,3 +409,9 @@ def test_every_command_names_budgets_and_threads_that_make_no_sense(call, capsys
 def test_mlsde_bench_diffusion_refuses_a_reference_of_no_steps(capsys):
     assert main(["bench", "diffusion", "--reference-steps", "0"]) == 2
     assert "--reference-steps must be a positive integer" in capsys.readouterr().err
+
+
+def test_the_jackknife_of_a_mean_is_its_textbook_error():
+    groups = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    left_out = [float(np.delete(groups, i).mean()) for i in range(5)]
+    assert _jackknife(left_out) == pytest.approx(groups.std(ddof=1) / math.sqrt(5))

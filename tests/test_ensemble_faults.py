@@ -66,6 +66,17 @@ def test_a_chunk_that_is_cut_short_or_changed_is_computed_again(damage, finished
     assert torch.equal(again.ys, found.ys) and file.read_bytes() == whole
 
 
+def test_what_a_dead_process_had_half_written_is_removed_and_what_a_living_one_writes_is_not(finished):
+    _, folder = finished
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, written = (folder / f"chunk-000003.safetensors.{pid}.partial" for pid in (dead.pid, os.getpid()))
+    for file in (left, written):
+        file.write_bytes(b"half")
+    resumed(folder)
+    assert not left.exists() and written.exists()
+
+
 def test_a_chunk_of_another_number_is_computed_again(finished):
     found, folder = finished
     (folder / "chunk-000007.safetensors").write_bytes((folder / "chunk-000008.safetensors").read_bytes())
@@ -164,6 +175,10 @@ def decorated(k):
     return drift
 
 
+def mapped(k):
+    return torch.func.vmap(lambda y: -k * y)
+
+
 def nested(k):
     """Reads a global of its module in a function within."""
     space = {"SCALE": k}
@@ -223,7 +238,7 @@ def test_the_description_tells_nets_apart_by_their_weights():
     for made in (called, forwarded):
         assert describe(made(2.0)) == describe(made(2.0)) != describe(made(3.0))
         assert describe(made(2.0)) != describe(made(2.0, "other"))
-    for made in (decorated, nested, attributed, helped):
+    for made in (decorated, mapped, nested, attributed, helped):
         assert describe(made(1.0)) == describe(made(1.0)) != describe(made(2.0)), made.__name__
     scale = torch.tensor([2.0])
     assert describe(lambda t, y: scale * y) == describe(lambda t, y: scale * y)

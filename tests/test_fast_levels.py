@@ -109,3 +109,10 @@ def test_the_rounding_of_a_cheap_level_is_corrected_and_that_of_the_top_stays():
 def test_bad_precisions_are_named(dtypes, words):
     with pytest.raises((TypeError, ValueError), match=words):
         ladder().in_precision(dtypes)
+
+
+def test_a_net_alone_returns_the_dtype_of_the_state_too():
+    net = torch.nn.Linear(3, 3).requires_grad_(False)
+    level = DriftHierarchy([lambda t, y: net(y)]).in_precision([torch.bfloat16]).levels[0]
+    assert level.level(None, torch.ones(2, 3)).dtype == torch.float32
+    assert level(torch.tensor(0.0), torch.ones(2, 3)).dtype == torch.float32

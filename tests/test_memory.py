@@ -114,3 +114,13 @@ def test_a_fault_is_named_alike_in_states_that_are_copied_and_in_larger_ones(num
     with pytest.raises(mlsde.NonFiniteError, match="drift level 2 became NaN") as caught:
         mlsde.solve(sde, torch.ones(2, numbers // 2), (0.0, 1.0), steps=200, multilevel=rule)
     assert caught.value.step == 144
+
+
+@pytest.mark.parametrize("numbers", [10, 2**20 + 10])
+def test_a_replay_begins_where_the_run_began(numbers):
+    def level(t, y):
+        return torch.where(y > 0.7, y * float("nan"), torch.ones_like(y))
+
+    with pytest.raises(mlsde.NonFiniteError) as caught:
+        mlsde.solve(SDE(level), torch.full((2, numbers // 2), 0.2), (0.0, 1.0), steps=128)
+    assert caught.value.step == 65 and caught.value.culprit == "drift level 1"  # 0.2 + 65 / 128 is the first above

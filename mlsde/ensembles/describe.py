@@ -104,7 +104,6 @@ def _sum_of_function(function: types.FunctionType, below: Below) -> str:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # a cell that is empty as yet
             seen[f"cell {name}"] = cell.cell_contents
-    seen["wrapped"] = getattr(function, "__wrapped__", None)
     seen |= {f"default {i}": value for i, value in enumerate(function.__defaults__ or ())}
     seen |= {f"default {name}": value for name, value in (function.__kwdefaults__ or {}).items()}
     told = {name: below(value) for name, value in sorted(seen.items()) if _settled(value) and value is not function}
