@@ -30,7 +30,7 @@ _STEPS_PER_DRAW = 64
 def fires(
     coins: str,
     probabilities: np.ndarray,
-    running: np.ndarray,
+    running: np.ndarray | None,
     keys: tuple[tuple[int, ...], ...],
     start: int,
     stop: int,
@@ -43,7 +43,7 @@ def fires(
     Args:
         coins: one of :data:`COINS`.
         probabilities: shape ``(N, K)``.
-        running: their :func:`running_sums`.
+        running: their :func:`running_sums`, for ``systematic`` and ``periodic`` coins.
         keys: stream keys: one for the batch, or one per sample.
         start: first step of the block.
         stop: one past its last step.
@@ -55,6 +55,8 @@ def fires(
         if coins == "nested":
             uniforms = uniforms[:, :1]
         fired = uniforms < probabilities[start:stop, :, None]
+    elif running is None:
+        fired = np.repeat(probabilities[start:stop, :, None] >= 1, len(keys), axis=-1)
     else:
         # Sums such as ten times 0.1 fall a little short of the integer they mean.
         sums = running[start : stop + 1, :, None] + _offsets(coins, keys, probabilities.shape[1], offset) + 1e-9
@@ -74,16 +76,17 @@ def _uniforms(key: tuple[int, ...], levels: int, start: int, stop: int) -> np.nd
 @lru_cache(maxsize=2)  # every block of a plan asks again
 def _offsets(coins: str, keys: tuple[tuple[int, ...], ...], levels: int, offset: float) -> np.ndarray:
     """Offsets ``u_k``, shape ``(K, keys)``."""
-    if coins in ("periodic", "none"):
+    if coins == "periodic":
         return np.full((levels, len(keys)), offset)
     return np.stack([randomness.host_generator(*key, randomness.OFFSETS).random(levels) for key in keys], axis=-1)
 
 
 def running_sums(probabilities: np.ndarray) -> np.ndarray:
     """Sums ``P_n`` before each step, shape ``(N + 1, K)``; sure steps, which fire anyway, are left out of them."""
-    unsure = np.where(probabilities >= 1, 0.0, probabilities)
     # whole units of 2^-32 add up without rounding: a million roundings of a plain sum would move firings
-    scaled = unsure * 2.0**32
+    scaled = np.where(probabilities >= 1, 0.0, probabilities) * 2.0**32
     whole = np.floor(scaled)
-    running = (np.cumsum(whole.astype(np.int64), axis=0) + np.cumsum(scaled - whole, axis=0)) / 2.0**32
-    return np.concatenate([np.zeros((1, probabilities.shape[1])), running])
+    scaled -= whole
+    running = np.zeros((len(scaled) + 1, scaled.shape[1]))
+    running[1:] = (np.cumsum(whole.astype(np.int64), axis=0) + np.cumsum(scaled, axis=0)) / 2.0**32
+    return running

@@ -12,6 +12,7 @@ drift of the Multilevel Euler-Maruyama method (arXiv 2603.24594).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -79,11 +80,14 @@ class SharedEstimator:
         self.memory: tuple[_Memory | None, ...] = (None,) * plan.probabilities.shape[1]
         self._steps: list[_SharedStep] = []
         self._known: dict[bytes, _SharedStep] = {}
-        self._start = self._stop = 0
+        self._start = 0
 
     def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
         """Estimate the drift at ``(t, y)``, stage ``stage`` of step ``n``."""
-        step = self._step(n)
+        row = n - self._start
+        step = self._steps[row] if 0 <= row < len(self._steps) else self._step(n)
+        if step.alone is not None:
+            return self._levels(step.alone, t, y)
         now = float(self._plan.times[n + stage])
         estimate, f = _Sum(), dict[int, Tensor]()
         keeps = stage == 0 and bool(step.kept)
@@ -109,10 +113,10 @@ class SharedEstimator:
         self.memory = tuple(memory)
 
     def _step(self, n: int) -> _SharedStep:
-        if not self._start <= n < self._stop:
-            self._start, self._stop = n, min(n + _STEPS_AT_ONCE, self._plan.steps)
-            self._steps = _shared_steps(self._plan.block(self._start, self._stop), self._plan.remembers, self._known)
-        return self._steps[n - self._start]
+        """Read on from step ``n`` in the plan, and return it."""
+        block = self._plan.block(n, min(n + _STEPS_AT_ONCE, self._plan.steps))
+        self._start, self._steps = n, _shared_steps(block, self._plan.remembers, self._known)
+        return self._steps[0]
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,15 @@ class _SharedStep:
     """One step of a plan, as short lists of levels."""
 
     evaluates: tuple[int, ...]
-    needs: tuple[int, ...]
     coefficients: tuple[tuple[int, float], ...]
     memories: tuple[tuple[int, float], ...]
     kept: tuple[int, ...]
+
+    @cached_property
+    def alone(self) -> int | None:
+        """The level whose value is the estimate: most steps of a run at one level are that."""
+        only = len(self.coefficients) == 1 and self.coefficients[0][1] == 1.0
+        return self.coefficients[0][0] if only and not self.memories and not self.kept else None
 
 
 def _shared_steps(block: PlanBlock, remembers: bool, known: dict[bytes, _SharedStep]) -> list[_SharedStep]:
@@ -141,11 +150,9 @@ def _shared_steps(block: PlanBlock, remembers: bool, known: dict[bytes, _SharedS
 
 def _shared_step(block: PlanBlock, row: int, remembers: bool) -> _SharedStep:
     coefficients, weights = block.coefficients[row], block.weights[row]
-    needs = tuple(np.flatnonzero(coefficients).tolist())
     return _SharedStep(
         evaluates=tuple(np.flatnonzero(block.evaluates[row]).tolist()),
-        needs=needs,
-        coefficients=tuple((k, float(coefficients[k])) for k in needs),
+        coefficients=tuple((k, float(coefficients[k])) for k in np.flatnonzero(coefficients).tolist()),
         memories=tuple((k, float(1.0 - w)) for k, w in enumerate(weights) if w != 1.0) if remembers else (),
         kept=tuple(np.flatnonzero(block.fires[row] & block.keeps[row]).tolist()),
     )

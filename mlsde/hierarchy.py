@@ -289,7 +289,8 @@ class CountedLevels:
 
     def __call__(self, k: int, t: Tensor, y: Tensor) -> Tensor:
         """Evaluate level ``k`` (from 0) at ``y``, handed over and checked in the user's dtype, returned in ``y``'s."""
-        seen = y if y.dtype == self._dtype else y.to(self._dtype)
+        dtype = y.dtype
+        seen = y if dtype is self._dtype else y.to(self._dtype)
         version = None if self.calls[k] else _version(seen)
         start = time.perf_counter()
         try:
@@ -299,20 +300,21 @@ class CountedLevels:
             raise
         self.seconds[k] += time.perf_counter() - start
         self.calls[k] += 1
-        self.samples[k] += y.shape[0]
+        shape = seen.shape
+        self.samples[k] += shape[0]
         if not isinstance(out, Tensor):
             raise TypeError(f"drift level {k + 1} must return a torch.Tensor, got {type(out).__name__}.")
         if version is not None and _version(seen) != version:
             raise ValueError(f"drift level {k + 1} wrote into its argument y, expected it to return a new tensor.")
-        if out.shape != seen.shape:
+        if out.shape != shape:
             raise ValueError(
-                f"drift level {k + 1} returned shape {tuple(out.shape)}, expected that of y, {tuple(seen.shape)}."
+                f"drift level {k + 1} returned shape {tuple(out.shape)}, expected that of y, {tuple(shape)}."
             )
-        if out.dtype != seen.dtype or out.device != seen.device:
+        if out.dtype is not self._dtype or out.device != seen.device:
             raise TypeError(
                 f"drift level {k + 1} returned {out.dtype} on {out.device}, expected {seen.dtype} on {seen.device}."
             )
-        return out if out.dtype == y.dtype else out.to(y.dtype)
+        return out if seen is y else out.to(dtype)
 
 
 def _version(y: Tensor) -> int | None:

@@ -29,7 +29,7 @@ class IndependentIncrements:
     ) -> None:
         roots = np.sqrt(np.abs(np.diff(times)))
         self._root = float(roots[0]) if np.ptp(roots) < 1e-9 * roots[0] else None
-        self._roots = roots
+        self._roots = roots if self._root is None else np.empty(0)
         self._rows = randomness.NormalRows(shape, dtype, device, seed, randomness.NOISE, randomness.IN_ORDER)
         self._chunk = -1
         self._increments: tuple[Tensor, ...] = ()

@@ -209,7 +209,9 @@ class Run:
         self.noise = None if sde.is_ode else NoiseTerm(sde, t0, y0, self.dtype)
         if sde.linear is not None:
             sde.linear.check(float(times[0]), float(times[1]), y0.to(self.dtype))
-        self._increments = self._noise_source(brownian)
+        source = self._noise_source(brownian)
+        self.increment: Callable[[int], Tensor | None] = _none if source is None else source.increment
+        """Increment of the noise over step ``n``; ``None`` for an ODE."""
         self._estimator, self._stepper = self._machinery(self.levels)
 
     def _noise_source(self, brownian: Brownian | None) -> IndependentIncrements | PathIncrements | None:
@@ -230,7 +232,7 @@ class Run:
         grid = self.times[start : stop + 1]
         ts = sent(grid, self.y0.device, self.dtype).unbind(0)
         floats, lengths = grid.tolist(), np.diff(grid).tolist()
-        return [Step(*row) for row in zip(ts[:-1], ts[1:], floats[:-1], floats[1:], lengths, strict=True)]
+        return list(map(Step._make, zip(ts[:-1], ts[1:], floats[:-1], floats[1:], lengths, strict=True)))
 
     def to_end(self, saver: Saver, callback: Callback | None, bar: tqdm[Any] | None) -> Solution:
         """Step through the grid in blocks, looking at the end of each whether the state is still finite."""
@@ -239,13 +241,16 @@ class Run:
         saver.start(y)
         n, stopped = 0, False
         replayed = _Replayed(0, None, self._estimator.memory)
+        stepper, increment = self._stepper, self.increment
         while n < self.plan.steps and not stopped:
             if y.numel() <= _SNAPSHOT:
                 replayed = _Replayed(n, y, self._estimator.memory)
             for step in self.steps(n, min(n + BLOCK, self.plan.steps)):
-                y_next = self._stepper(n, step, y, self.increment(n))
-                saver.after(n, y, y_next)
-                y, n = y_next, n + 1
+                y_next = stepper(n, step, y, increment(n))
+                n += 1
+                if n == saver.due:
+                    saver.save(y, y_next)
+                y = y_next
                 if bar is not None:
                     bar.update(self._share_of_bar())
                 if callback is not None and _says_stop(callback(n, step.stop, self._shown(y))):
@@ -258,10 +263,6 @@ class Run:
             saver.stopped(float(self.times[n]), y)
             message = f"stopped by the callback after {n} of {self.plan.steps} steps, at t={self.times[n]:g}."
         return self._solution(saver, begin, n == self.plan.steps, message)
-
-    def increment(self, n: int) -> Tensor | None:
-        """Increment of the noise over step ``n``; ``None`` for an ODE."""
-        return None if self._increments is None else self._increments.increment(n)
 
     def _shown(self, y: Tensor) -> Tensor:
         return y if y.dtype == self.y0.dtype else y.to(self.y0.dtype)
@@ -344,6 +345,10 @@ class Run:
         chosen = None if self._pilot is None else self._pilot.recommendation
         error = None if chosen is None or not success else chosen.predicted_error
         return Solution(ts, ys, stats, self.seed, self.plan, self.method, success, message, error, chosen)
+
+
+def _none(n: int) -> None:
+    """Increment of an ODE's noise."""
 
 
 def _finite(value: Tensor) -> bool:

@@ -87,7 +87,7 @@ class Plan:
         fires = coins.fires(
             self.coins,
             self.probabilities,
-            self._running,
+            self._running if self.coins in ("systematic", "periodic") else None,
             self.keys,
             start,
             stop,

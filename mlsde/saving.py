@@ -18,6 +18,9 @@ class Saver:
         save_at: times, ``"steps"`` for the whole grid, or ``None`` for its last time.
         times: the grid.
         y0: the initial state, whose dtype the saved states take.
+
+    Attributes:
+        due: the node of the grid whose step comes next to be saved, 0 for the initial state and -1 for none any more.
     """
 
     def __init__(self, save_at: Any, times: np.ndarray, y0: Tensor) -> None:
@@ -26,7 +29,8 @@ class Saver:
         self._wanted = self._checked(save_at)
         direction = np.sign(times[-1] - times[0])
         # the step that ends at or first passes each time; 0 is the initial state
-        self._after = np.searchsorted(times * direction, self._wanted * direction, side="left").tolist()
+        self._after = [*np.searchsorted(times * direction, self._wanted * direction, side="left").tolist(), -1]
+        self.due: int = self._after[0]
         self._saved: list[tuple[float, Tensor]] = []
         self._like = y0
 
@@ -58,22 +62,20 @@ class Saver:
 
     def start(self, y: Tensor) -> None:
         """Save the initial state if it was asked for."""
-        self._save_due(0, y, y)
+        if self.due == 0:
+            self.save(y, y)
 
-    def after(self, n: int, y: Tensor, y_next: Tensor) -> None:
-        """Save what lies within step ``n``."""
-        due = len(self._saved)
-        if due < len(self._after) and self._after[due] == n + 1:
-            self._save_due(n + 1, y, y_next)
-
-    def _save_due(self, node: int, y: Tensor, y_next: Tensor) -> None:
-        while len(self._saved) < len(self._after) and self._after[len(self._saved)] == node:
+    def save(self, y: Tensor, y_next: Tensor) -> None:
+        """Save what lies within the step that ends at node :attr:`due`, from ``y`` to ``y_next``."""
+        node = self.due
+        while self.due == node:
             t = float(self._wanted[len(self._saved)])
             state = y_next
             if t != self._times[node]:
                 left, right = self._times[node - 1], self._times[node]
                 state = torch.lerp(y, y_next, float((t - left) / (right - left)))
             self._keep(t, state)
+            self.due = self._after[len(self._saved)]
 
     def stopped(self, t: float, y: Tensor) -> None:
         """Save where a callback ended the run, if it was the last state that was asked for."""

@@ -272,7 +272,10 @@ class NoiseTerm:
 
     def add_to(self, out: Tensor, t: Tensor, y: Tensor, dw: Tensor) -> Tensor:
         """``out + g(t, y) dW``; ``out`` is a fresh tensor and may be written into."""
-        g = self.value(t, y)
+        g = self._constant
+        if type(g) is float:
+            return out.add_(dw, alpha=g)
+        g = self.value(t, y) if g is None else g
         if self.noise == "general":
             return out.add_(self.apply(g, dw))
         if isinstance(g, Tensor):

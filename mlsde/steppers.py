@@ -54,10 +54,10 @@ class Equation:
 
     def f(self, n: int, step: Step, y: Tensor, stage: int = 0) -> Tensor:
         """Full drift at the start of a step, or at its end in stage 1: ``a(t) y + b(t) f``."""
+        if self.sde.linear is None:
+            return self.estimate(n, step.t_next if stage else step.t, y, stage)
         t, now = (step.t_next, step.stop) if stage else (step.t, step.start)
         value, linear = self.estimate(n, t, y, stage), self.sde.linear
-        if linear is None:
-            return value
         return linear.rate(now) * y + linear.gain(now) * value
 
 

@@ -1,5 +1,6 @@
 """Memory of a run, in states: what the loop holds above the levels' arguments and values, and that it does not grow."""
 
+import tracemalloc
 import weakref
 
 import pytest
@@ -9,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 import mlsde
 from mlsde import SDE, DriftHierarchy, Multilevel
+from mlsde.integrate import Run
 
 SAMPLES, NUMBERS = 64, 2**21 + 64
 """More numbers than those of which copies are kept for a replay."""
@@ -124,3 +126,24 @@ def test_a_replay_begins_where_the_run_began(numbers):
     with pytest.raises(mlsde.NonFiniteError) as caught:
         mlsde.solve(SDE(level), torch.full((2, numbers // 2), 0.2), (0.0, 1.0), steps=128)
     assert caught.value.step == 65 and caught.value.culprit == "drift level 1"  # 0.2 + 65 / 128 is the first above
+
+
+@pytest.mark.parametrize(
+    ("rule", "bytes_a_step"),  # a time, and for each level a probability, its running sum, and two flags
+    [(None, 8 + 8 * 2 + 2 * 2), (Multilevel(mlsde.Constant([1.0, 0.3]), "systematic", "hold"), 8 + 16 * 2 + 2 * 2)],
+    ids=["one level", "systematic"],
+)
+def test_on_the_host_the_grid_and_the_table_of_probabilities_are_all_that_grows_with_the_steps(rule, bytes_a_step):
+    _, few, many = (host_bytes(rule, steps) for steps in (100, 20_000, 120_000))  # the first meets what is lazy
+    assert (many - few) / 100_000 == pytest.approx(bytes_a_step, abs=0.5)
+
+
+def host_bytes(rule, steps):
+    tracemalloc.start()
+    try:
+        times = mlsde.checks.time_grid((0.0, 1.0), steps, None)
+        run = Run(SDE(LADDER, 0.5), torch.ones(2, 1), times, "euler", rule, None, 0, None)
+        run.plan.evaluations.sum()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
