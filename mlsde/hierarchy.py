@@ -110,7 +110,9 @@ class DriftHierarchy:
         new._set(self.levels, _costs(costs, len(self)), self.names, self.differences)
         return new
 
-    def compile(self, levels: Sequence[int] | None = None, **options: Any) -> DriftHierarchy:
+    def compile(
+        self, levels: Sequence[int] | None = None, *, few_sizes: bool = False, **options: Any
+    ) -> DriftHierarchy:
         """The same ladder with levels compiled by :func:`torch.compile` at their first evaluation.
 
         Worth it where launching a level's kernels takes longer than running them: small networks, above all on CUDA.
@@ -119,15 +121,18 @@ class DriftHierarchy:
 
         Args:
             levels: which to compile, numbered from 1; all by default.
-            **options: of :func:`torch.compile`. ``mode="reduce-overhead"`` captures CUDA graphs; coins per sample
-                (``share="sample"``) change the number of samples and want ``dynamic=True`` instead.
+            few_sizes: pad the samples to a few sizes, four in each doubling, with copies of the first. Coins per sample
+                (``share="sample"``) change the number of samples from step to step, and each size is compiled or
+                captured anew. A padded level takes up to a quarter longer, which the counts do not show.
+            **options: of :func:`torch.compile`. ``mode="reduce-overhead"`` captures CUDA graphs, one for each number of
+                samples; ``dynamic=True`` compiles once for all of them and captures none.
 
         Raises:
             TypeError, ValueError: for numbers that are no levels.
         """
         chosen = set(range(1, len(self) + 1) if levels is None else self._numbers(levels))
         return self.with_levels(
-            [CompiledLevel(f, options) if k in chosen else f for k, f in enumerate(self.levels, start=1)]
+            [CompiledLevel(f, options, few_sizes) if k in chosen else f for k, f in enumerate(self.levels, start=1)]
         )
 
     def in_precision(self, dtypes: Sequence[torch.dtype | None]) -> DriftHierarchy:

@@ -5,7 +5,7 @@ import torch
 
 import mlsde
 from mlsde import SDE, DriftHierarchy, Multilevel
-from mlsde.levels import CompiledLevel
+from mlsde.levels import CompiledLevel, padded_size
 
 
 def nets(seed=0):
@@ -52,6 +52,38 @@ def test_coins_per_sample_change_the_batch_of_a_compiled_level():
     fast = ladder().compile([2], backend="eager", dynamic=True)
     assert not isinstance(fast.levels[0], CompiledLevel) and isinstance(fast.levels[1], CompiledLevel)
     torch.testing.assert_close(run(fast, multilevel=apart).y1, run(ladder(), multilevel=apart).y1)
+
+
+def test_sizes_are_four_in_each_doubling_and_at_most_a_quarter_more():
+    sizes = [padded_size(n) for n in range(1, 1025)]
+    assert sorted(set(sizes)) == [*range(1, 9), *(m * 2**j for j in range(1, 8) for m in (5, 6, 7, 8))]
+    assert all(n <= size < 1.25 * n for n, size in enumerate(sizes, start=1))
+
+
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_few_sizes_pad_what_coins_per_sample_gather(monkeypatch, mode):
+    seen = set()
+
+    def captured(level, **options):
+        def recorded(t, y):
+            seen.add(y.shape[0])
+            return level(t, y)
+
+        return recorded
+
+    monkeypatch.setattr(torch, "compile", captured)
+    apart, y0 = Multilevel(mlsde.Constant([1.0, 0.5]), coins="independent", share="sample"), torch.ones(67, 3)
+    few = ladder().compile(few_sizes=True, mode=mode)
+    with torch.no_grad():
+        found, plain = (
+            mlsde.solve(SDE(drift, 0.3), y0, (0, 1), steps=50, multilevel=apart) for drift in (few, ladder())
+        )
+    torch.testing.assert_close(found.y1, plain.y1)
+    assert found.stats.evaluations == plain.stats.evaluations  # of the trajectories, not of their padding
+    padded, seen = seen.copy(), set()
+    mlsde.solve(SDE(ladder().compile(mode=mode), 0.3), y0, (0, 1), steps=50, multilevel=apart)
+    assert padded <= {padded_size(n) for n in range(1, 68)} and len(padded) < len(seen) / 2
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
