@@ -15,6 +15,8 @@ from mlsde.integrate import solve
 from mlsde.learning import learn
 from mlsde.linear import LinearPart
 from mlsde.multilevel import Multilevel
+from mlsde.noise_samplers import BrownianNoiseSampler
+from mlsde.other_loops import MultilevelDrift
 from mlsde.plan import Plan
 from mlsde.probabilities import Constant, Learned, Optimal, PowerLaw
 from mlsde.sde import SDE
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SDE",
+    "BrownianNoiseSampler",
     "BrownianPath",
     "Calibration",
     "Constant",
@@ -35,6 +38,7 @@ __all__ = [
     "LevelVariances",
     "LinearPart",
     "Multilevel",
+    "MultilevelDrift",
     "NoiseSampler",
     "NonFiniteError",
     "Optimal",
