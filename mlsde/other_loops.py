@@ -58,7 +58,8 @@ class MultilevelDrift:
             raise TypeError(f"drift must be an mlsde.DriftHierarchy, got {type(drift).__name__}.")
         if multilevel is not None and not isinstance(multilevel, Multilevel):
             raise TypeError(f"multilevel must be an mlsde.Multilevel or None, got {multilevel!r}.")
-        self.drift, self.times, self.multilevel = drift, checks.time_grid(None, None, times), multilevel
+        grid = checks.time_grid(None, None, checks.as_float64("times", times))
+        self.drift, self.times, self.multilevel = drift, grid, multilevel
         self._batch = len(seed) if isinstance(seed, (list, tuple, np.ndarray)) else 1
         self._seed = checks.seed_or_seeds(seed, self._batch)
         self.plan = self._plan(self._batch)
