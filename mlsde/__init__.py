@@ -12,6 +12,7 @@ from mlsde.calibration import Calibration, Recommendation, calibrate
 from mlsde.ensembles import Ensemble, EnsembleError, Statistics, ensemble
 from mlsde.hierarchy import DriftHierarchy, from_numpy
 from mlsde.integrate import solve
+from mlsde.ivp import IvpSolution, solve_ivp
 from mlsde.learning import learn
 from mlsde.linear import LinearPart
 from mlsde.multilevel import Multilevel
@@ -34,6 +35,7 @@ __all__ = [
     "DriftHierarchy",
     "Ensemble",
     "EnsembleError",
+    "IvpSolution",
     "Learned",
     "LevelVariances",
     "LinearPart",
@@ -54,4 +56,5 @@ __all__ = [
     "learn",
     "level_variances",
     "solve",
+    "solve_ivp",
 ]
