@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
-from mlsde.brownian import BrownianPath, rounding
+from mlsde.brownian import BrownianPath
+
+_ROUNDED = 2.0**-16
+"""Part of an end by which a noise level may lie beyond it: samplers take the logarithm and back, in float32."""
 
 
 class BrownianNoiseSampler:
@@ -91,10 +94,10 @@ class BrownianNoiseSampler:
         return noise if noise.dtype == self._dtype else noise.to(self._dtype)
 
     def _time(self, sigma: float | Tensor) -> float:
-        """Where a noise level lies on the path; ends that were rounded to float32 are those ends."""
+        """Where a noise level lies on the path; ends that were rounded on the way are those ends."""
         level = checks.finite_number("sigma", sigma)
-        slack = rounding(self.sigma_min, self.sigma_max)
-        if not self.sigma_min - slack <= level <= self.sigma_max + slack:
+        low, high = (_ROUNDED * abs(end) for end in (self.sigma_min, self.sigma_max))
+        if not self.sigma_min - low <= level <= self.sigma_max + high:
             raise ValueError(
                 f"sigma={level} lies outside [sigma_min, sigma_max] = [{self.sigma_min}, {self.sigma_max}]."
             )
