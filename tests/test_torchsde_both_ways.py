@@ -5,7 +5,7 @@ import torch
 from refusals import refused, table
 from test_torchsde import BATCH, MOTIONS, SIZE, STEPS, Theirs, columns, increments, normal
 
-from mlsde import SDE, BrownianPath, Constant, DriftHierarchy, Multilevel, solve
+from mlsde import SDE, BrownianPath, Constant, DriftHierarchy, Multilevel, MultilevelDrift, solve
 
 torchsde = pytest.importorskip("torchsde")
 
@@ -184,6 +184,20 @@ def test_torchsde_steps_with_the_multilevel_estimate(coins, correction, share):
         same(theirs(there, path), ours.y1)
         assert there.multilevel.evaluations == ours.stats.evaluations
         assert there.multilevel.cost == ours.stats.cost
+
+
+def test_a_stratonovich_method_that_calls_the_drift_once_a_step_is_served_too():
+    rule = Multilevel(Constant([1.0, 0.3]))
+    sde, path = SDE(LADDER, wave, noise="diagonal", calculus="stratonovich"), path_for(SDE(LADDER, 0.5))
+    there = sde.to_torchsde(multilevel=rule, times=torch.linspace(0, 1, STEPS + 1))
+    end = theirs(there, path, "euler_heun")
+    drift, y = MultilevelDrift(LADDER, torch.linspace(0, 1, STEPS + 1), rule), Y0
+    for n in range(STEPS):
+        t, dw = n / STEPS, path(n / STEPS, (n + 1) / STEPS)
+        ahead = wave(t + 1 / STEPS, y + wave(t, y) * dw)
+        y = y + drift(t, y) / STEPS + 0.5 * (wave(t, y) + ahead) * dw
+    same(end, y)
+    assert there.multilevel.evaluations == drift.evaluations != (STEPS, STEPS)
 
 
 def test_a_step_of_rounding_at_the_end_is_taken():
