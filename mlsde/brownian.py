@@ -34,7 +34,8 @@ class NoiseSampler:
     """Adapter for a sampler of *unit* normals ``noise_sampler(t, t_next)``, as diffusion samplers use.
 
     The increment is ``sqrt(|t_next - t|)`` times what the sampler returns. A sampler that draws afresh at each call
-    makes no refinable path: runs with different numbers of steps are then not coupled.
+    makes no refinable path: runs with different numbers of steps are then not coupled. The other way,
+    :class:`mlsde.BrownianNoiseSampler` is a sampler made of a path.
     """
 
     noise_sampler: Callable[[float, float], Tensor]

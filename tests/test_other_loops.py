@@ -5,6 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from refusals import refused, table
 
 from mlsde import SDE, Constant, DriftHierarchy, Multilevel, MultilevelDrift, solve
@@ -55,6 +57,26 @@ def test_eulers_method_elsewhere_is_solve_bit_for_bit_at_its_price(rule, ladder,
         assert drift.evaluations == ours.stats.evaluations
         assert drift.cost == ours.stats.cost
         assert drift.plan.cost == ours.plan.cost
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    levels=st.integers(1, 3),
+    steps=st.integers(1, 150),
+    chances=st.lists(st.floats(0.05, 1.0), min_size=3, max_size=3),
+    coins=st.sampled_from(["independent", "nested", "systematic"]),
+    correction=st.sampled_from(["impulse", "hold", "control"]),
+    share=st.sampled_from(["batch", "sample"]),
+    seed=st.integers(0, 2**40),
+    power=st.sampled_from([0.5, 1, 3]),
+)
+def test_any_sound_ladder_is_solved_the_same(levels, steps, chances, coins, correction, share, seed, power):
+    ladder, times = LADDER.select(range(1, levels + 1)), np.linspace(0, 1, steps + 1) ** power
+    rule = Multilevel(Constant(chances[:levels]), coins, correction, share)
+    drift = MultilevelDrift(ladder, times, rule, seed=seed)
+    ours = solve(SDE(ladder), Y0, times=times, multilevel=rule, seed=seed)
+    assert torch.equal(euler(drift, Y0, torch.as_tensor(times)), ours.y1)
+    assert drift.evaluations == ours.stats.evaluations
 
 
 def test_half_precisions_are_summed_in_float32_and_the_levels_see_the_half():

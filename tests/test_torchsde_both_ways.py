@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from refusals import refused, table
 from test_torchsde import BATCH, MOTIONS, SIZE, STEPS, Theirs, columns, increments, normal
 
@@ -184,6 +186,47 @@ def test_torchsde_steps_with_the_multilevel_estimate(coins, correction, share):
         same(theirs(there, path), ours.y1)
         assert there.multilevel.evaluations == ours.stats.evaluations
         assert there.multilevel.cost == ours.stats.cost
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 4),
+    size=st.integers(1, 3),
+    motions=st.integers(1, 3),
+    exponent=st.integers(0, 4),
+    noise=st.sampled_from(["additive", "diagonal", "scalar", "general"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    p=st.floats(0.1, 1.0),
+    seed=st.integers(0, 2**40),
+)
+def test_any_sound_equation_goes_there_and_back(batch, size, motions, exponent, noise, dtype, p, seed):
+    y0, matrix, steps = normal(batch, size, seed=seed % 97).to(dtype), normal(size, motions).to(dtype), 2**exponent
+    functions = {
+        "additive": lambda t: 0.1 + t * torch.ones(size, dtype=dtype),
+        "general": lambda t, y: torch.sin(y).unsqueeze(-1) * matrix,
+    }
+    sde = SDE(LADDER, functions.get(noise, lambda t, y: 0.3 * torch.cos(y + t)), noise=noise)
+    shape = (batch, {"general": motions, "scalar": 1}.get(noise, size))
+    path = BrownianPath(0, 1, shape=shape, dtype=dtype, seed=seed, grids=(1,))
+    rule, rounding = Multilevel(Constant([1.0, p])), {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+    ours = solve(sde, y0, (0, 1), steps=steps, brownian=path, multilevel=rule, seed=seed).y1
+    there = sde.to_torchsde(multilevel=rule, times=torch.linspace(0, 1, steps + 1), seed=seed)
+    same(theirs(there, path, y0=y0, steps=steps), ours, rounding)
+    top = solve(sde, y0, (0, 1), steps=steps, brownian=path).y1
+    back = SDE.from_torchsde(sde.to_torchsde())
+    same(solve(back, y0, (0, 1), steps=steps, brownian=path).y1, top, rounding)
+
+
+def test_one_object_serves_states_of_another_number_and_dtype():
+    there = SDE(LADDER, wave, noise="scalar").to_torchsde()
+    for count, dtype in ((BATCH, torch.float64), (2, torch.float64), (2, torch.float32)):
+        y0 = Y0[:count].to(dtype)
+        times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        bm = BrownianPath(0, 1, shape=(count, 1), dtype=dtype)
+        end = torchsde.sdeint(there, y0, times, bm=bm, method="euler", dt=1 / STEPS)[-1]
+        assert (end.shape, end.dtype) == (y0.shape, dtype)
+        expected = solve(there.equation, y0, (0, 1), steps=STEPS, brownian=bm).y1
+        same(end, expected, 1e-5 if dtype == torch.float32 else 1e-13)
 
 
 def test_a_stratonovich_method_that_calls_the_drift_once_a_step_is_served_too():
