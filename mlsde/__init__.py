@@ -12,9 +12,12 @@ from mlsde.calibration import Calibration, Recommendation, calibrate
 from mlsde.ensembles import Ensemble, EnsembleError, Statistics, ensemble
 from mlsde.hierarchy import DriftHierarchy, from_numpy
 from mlsde.integrate import solve
+from mlsde.ivp import IvpSolution, solve_ivp
 from mlsde.learning import learn
 from mlsde.linear import LinearPart
 from mlsde.multilevel import Multilevel
+from mlsde.noise_samplers import BrownianNoiseSampler
+from mlsde.other_loops import MultilevelDrift
 from mlsde.plan import Plan
 from mlsde.probabilities import Constant, Learned, Optimal, PowerLaw
 from mlsde.sde import SDE
@@ -25,16 +28,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SDE",
+    "BrownianNoiseSampler",
     "BrownianPath",
     "Calibration",
     "Constant",
     "DriftHierarchy",
     "Ensemble",
     "EnsembleError",
+    "IvpSolution",
     "Learned",
     "LevelVariances",
     "LinearPart",
     "Multilevel",
+    "MultilevelDrift",
     "NoiseSampler",
     "NonFiniteError",
     "Optimal",
@@ -50,4 +56,5 @@ __all__ = [
     "learn",
     "level_variances",
     "solve",
+    "solve_ivp",
 ]

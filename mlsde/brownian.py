@@ -34,7 +34,8 @@ class NoiseSampler:
     """Adapter for a sampler of *unit* normals ``noise_sampler(t, t_next)``, as diffusion samplers use.
 
     The increment is ``sqrt(|t_next - t|)`` times what the sampler returns. A sampler that draws afresh at each call
-    makes no refinable path: runs with different numbers of steps are then not coupled.
+    makes no refinable path: runs with different numbers of steps are then not coupled. The other way,
+    :class:`mlsde.BrownianNoiseSampler` is a sampler made of a path.
     """
 
     noise_sampler: Callable[[float, float], Tensor]
@@ -128,8 +129,16 @@ class BrownianPath:
     def __repr__(self) -> str:
         return f"BrownianPath({self.t0}, {self.t1}, shape={self.shape}, dtype={self.dtype}, seed={self.seed})"
 
-    def __call__(self, ta: float, tb: float, /) -> Tensor:
-        """Return ``W(tb) - W(ta)``, shape ``shape``; ``ValueError`` outside ``[t0, t1]`` or below the resolution."""
+    def __call__(self, ta: float, tb: float, /, *, return_U: bool = False, return_A: bool = False) -> Tensor:  # noqa: N803
+        """Return ``W(tb) - W(ta)``, shape ``shape``; ``ValueError`` outside ``[t0, t1]`` or below the resolution.
+
+        torchsde may ask for integrals of the path with ``return_U`` and ``return_A``: those are refused.
+        """
+        if return_U or return_A:
+            raise ValueError(
+                "a BrownianPath has increments alone, but return_U or return_A asks for integrals of the path; "
+                "use another method, or torchsde.BrownianInterval with a levy_area_approximation."
+            )
         a, b = self._leaf(ta), self._leaf(tb)
         if a == b and ta != tb:
             raise ValueError(
@@ -140,7 +149,12 @@ class BrownianPath:
         return self._at(b) - w_a
 
     def noise_sampler(self, t: float, t_next: float, /) -> Tensor:
-        """Return the increment over ``[t, t_next]`` divided by ``sqrt(|t_next - t|)``: a unit normal."""
+        """Return the increment over ``[t, t_next]`` divided by ``sqrt(|t_next - t|)``: a unit normal.
+
+        ``ValueError`` for equal times. See also :class:`mlsde.BrownianNoiseSampler`.
+        """
+        if float(t) == float(t_next):
+            raise ValueError(f"t and t_next must be two different times, got {float(t)} twice.")
         return self(t, t_next) / math.sqrt(abs(float(t_next) - float(t)))
 
     def value(self, t: float) -> Tensor:

@@ -60,14 +60,15 @@ class PathIncrements:
         theirs = getattr(brownian, "shape", None)
         if theirs is not None and tuple(theirs) != shape:
             raise ValueError(f"brownian has shape {tuple(theirs)}, but this equation needs noise of shape {shape}.")
-        t0, t1 = getattr(brownian, "t0", None), getattr(brownian, "t1", None)
+        theirs_too = type(brownian).__module__.partition(".")[0] == "torchsde"
+        t0, t1 = _torchsde_ends(brownian) if theirs_too else (getattr(brownian, end, None) for end in ("t0", "t1"))
         lo, hi = sorted((float(times[0]), float(times[-1])))
         if t0 is not None and t1 is not None:
             slack = rounding(float(t0), float(t1))
             if not (float(t0) - slack <= lo and hi <= float(t1) + slack):
                 raise ValueError(f"brownian covers [{float(t0)}, {float(t1)}], but the solve needs [{lo}, {hi}].")
         # torchsde's paths know forward times alone
-        self._mirrored = bool(times[-1] < times[0]) and type(brownian).__module__.partition(".")[0] == "torchsde"
+        self._mirrored = bool(times[-1] < times[0]) and theirs_too
 
     def increment(self, n: int) -> Tensor:
         """Increment over step ``n``; ``TypeError`` or ``ValueError`` if its kind is not the equation's."""
@@ -83,3 +84,9 @@ class PathIncrements:
                 f"expected {self._like.dtype} on {self._like.device}."
             )
         return -increment if self._mirrored else increment
+
+
+def _torchsde_ends(brownian: Brownian) -> tuple[float | None, float | None]:
+    """Ends of a path of torchsde, which keeps them to itself, and stands still beyond them with a warning alone."""
+    interval = getattr(brownian, "_interval", brownian)
+    return getattr(interval, "_start", None), getattr(interval, "_end", None)

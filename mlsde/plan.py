@@ -234,14 +234,15 @@ def fixed_plan(
     """
     count = len(drift)
     if callable(level):
-        chosen = [_level_number(level(t), count) for t in times[:-1].tolist()]
+        chosen = [level_number(level(t), count) for t in times[:-1].tolist()]
     else:
-        chosen = [_level_number(count if level is None else level, count)] * (len(times) - 1)
+        chosen = [level_number(count if level is None else level, count)] * (len(times) - 1)
     table = (np.arange(1, count + 1) <= np.array(chosen)[:, None]).astype(np.float64)
     return Plan(times, table, "none", "impulse", "batch", ((0,),), drift.differences, stages, drift.costs)
 
 
-def _level_number(level: object, count: int) -> int:
+def level_number(level: object, count: int) -> int:
+    """Return ``level`` as an int within 1 … ``count``; ``TypeError`` or ``ValueError`` otherwise."""
     if isinstance(level, bool) or not isinstance(level, (int, np.integer)):
         raise TypeError(f"level must be an integer within 1 … {count}, got {level!r} of type {type(level).__name__}.")
     if not 1 <= level <= count:

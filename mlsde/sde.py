@@ -6,14 +6,19 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mlsde import checks
+from mlsde import checks, torchsde_objects
 from mlsde.hierarchy import DriftHierarchy, Level
 from mlsde.linear import LinearPart, as_linear_part
+
+if TYPE_CHECKING:
+    from mlsde.multilevel import Multilevel
+    from mlsde.torchsde_equation import TorchsdeEquation
 
 NOISES = ("additive", "diagonal", "scalar", "general")
 CALCULI = ("ito", "stratonovich")
@@ -88,7 +93,7 @@ class SDE:
     @property
     def additive(self) -> bool:
         """True if the diffusion does not depend on the state, so that Itô and Stratonovich are the same."""
-        if isinstance(self.diffusion, _TorchsdeDiffusion):
+        if isinstance(self.diffusion, torchsde_objects.TorchsdeDiffusion):
             return self.diffusion.noise_type == "additive"
         return self.noise == "additive" or not callable(self.diffusion) or _arity(self.diffusion) == 1
 
@@ -101,44 +106,52 @@ class SDE:
         return SDE(drift, self.diffusion, noise=self.noise, calculus=self.calculus, linear=self.linear)
 
     @classmethod
-    def from_torchsde(cls, sde: Any, costs: Sequence[float] | None = None) -> SDE:
-        """Take a torchsde SDE object: ``f``, ``g``, ``noise_type``, ``sde_type``.
+    def from_torchsde(cls, sde: Any, costs: Sequence[float] | None = None, *, motions: int | None = None) -> SDE:
+        """Take a torchsde SDE object, of any ``noise_type`` and ``sde_type``.
 
         Args:
-            sde: the object. ``sde.f`` may be one method or a list of them, cheapest first.
+            sde: the object, with ``f`` and ``g``, or ``f_and_g`` (which is then called once for each of the two), or
+                ``g_prod`` in the place of ``g`` (called once for each Brownian motion). ``sde.f`` may be one method or
+                a list of them, cheapest first.
             costs: price of one evaluation of each, for one sample.
+            motions: number of Brownian motions, where additive or general noise has ``g_prod`` alone.
 
         Raises:
-            TypeError: if the object lacks ``f`` or ``g``.
+            TypeError: if the object lacks a drift or a diffusion.
             ValueError: if its types are not known.
         """
-        for name in ("f", "g"):
-            if not hasattr(sde, name):
-                raise TypeError(f"a torchsde object needs the method {name!r}, which {type(sde).__name__} lacks.")
-        levels = sde.f if isinstance(sde.f, (list, tuple, torch.nn.ModuleList)) else [sde.f]
-        noise = checks.one_of("noise_type", getattr(sde, "noise_type", None), NOISES)
+        levels, diffusion = torchsde_objects.drifts(sde), torchsde_objects.diffusion(sde, motions)
         calculus = checks.one_of("sde_type", getattr(sde, "sde_type", None), CALCULI)
-        return cls(
-            DriftHierarchy(list(levels), costs), _TorchsdeDiffusion(sde.g, noise), noise=_OURS[noise], calculus=calculus
-        )
+        noise = torchsde_objects.OURS[diffusion.noise_type]
+        return cls(DriftHierarchy(levels, costs), diffusion, noise=noise, calculus=calculus)
 
+    def to_torchsde(
+        self,
+        level: int | Callable[[float], int] | None = None,
+        *,
+        multilevel: Multilevel | None = None,
+        times: Sequence[float] | np.ndarray | Tensor | None = None,
+        seed: int | Sequence[int] = 0,
+    ) -> TorchsdeEquation:
+        """The equation as an object with ``f``, ``g``, ``noise_type`` and ``sde_type``, which torchsde accepts.
 
-# torchsde returns a matrix for additive and scalar noise too
-_OURS = {"diagonal": "diagonal", "additive": "general", "scalar": "scalar", "general": "general"}
+        A :class:`mlsde.BrownianPath` serves as its ``bm``. torchsde's states are of shape ``(samples, size)`` and its
+        times rise. A linear part is added to ``f``. The object is an ``nn.Module`` that holds the parameters of levels
+        and of a diffusion which are modules, or methods of one.
 
+        Args:
+            level: one level, 1 … K, or a function of ``t`` that chooses it; the top one by default.
+            multilevel: the multilevel estimate instead, for methods that call ``f`` once a step: torchsde's ``euler``
+                and ``milstein``; what it costs is then in ``.multilevel`` (:class:`mlsde.MultilevelDrift`).
+            times: with it, the grid on which torchsde will step.
+            seed: with it, that of the coins.
 
-@dataclass(frozen=True)
-class _TorchsdeDiffusion:
-    g: Callable[[Tensor, Tensor], Tensor]
-    noise_type: str
+        Raises:
+            TypeError, ValueError: naming the argument.
+        """
+        from mlsde import torchsde_equation  # noqa: PLC0415, a higher room, which only this call asks for
 
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        value = self.g(t, y)
-        if self.noise_type != "scalar":
-            return value
-        if value.ndim != y.ndim + 1 or value.shape[-1] != 1:
-            raise ValueError(f"scalar noise of torchsde has g of shape y.shape + (1,), got {tuple(value.shape)}.")
-        return value.squeeze(-1)
+        return torchsde_equation.to_torchsde(self, level, multilevel=multilevel, times=times, seed=seed)
 
 
 def _diffusion(diffusion: Any) -> Diffusion | None:

@@ -257,7 +257,7 @@ CHOICES = {
     "a ladder for an equation": (lambda: run(sde=ladder()), TypeError, ["sde", "DriftHierarchy", "mlsde.SDE"]),
     "a number as drift": (lambda: SDE(3), TypeError, ["drift", "int", "DriftHierarchy"]),
     "a list as drift": (lambda: SDE([decay]), TypeError, ["drift", "list", "DriftHierarchy"]),
-    "no torchsde object": (lambda: SDE.from_torchsde(3), TypeError, ["torchsde", "int", "'f'"]),
+    "no torchsde object": (lambda: SDE.from_torchsde(3), TypeError, ["torchsde", "int", "a drift, f"]),
     "nothing to save": (lambda: run(save_at=[]), ValueError, ["save_at", "[]", "from t0 towards t1"]),
     "saving twice": (lambda: run(save_at=[0.5, 0.5]), ValueError, ["save_at", "[0.5, 0.5]", "strictly"]),
     "saving in disorder": (lambda: run(save_at=[0.5, 0.2]), ValueError, ["save_at", "0.2", "from t0 towards t1"]),

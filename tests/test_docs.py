@@ -1,5 +1,7 @@
 """Every python block of the README and of the pages runs, in order, page by page."""
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
@@ -11,16 +13,30 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+PRINTS_THE_SAME_EVERYWHERE = ["interfaces.md"]
+
+
 def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def shown(page: Path) -> list[str]:
+    """What stands below each block as what it prints; nothing where nothing does."""
+    pattern = r"^```python\n.*?^```\n(?:\n```text\n(.*?)^```\n)?"
+    return re.findall(pattern, page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_code_of_the_page_runs_as_it_stands(page):
     torch.manual_seed(0)
     namespace: dict[str, object] = {}
+    printed = []
     for number, code in enumerate(blocks(page)):
-        exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)
+        printed.append(out.getvalue())
+    if page.name in PRINTS_THE_SAME_EVERYWHERE:
+        assert printed == shown(page)
 
 
 def test_links_between_pages_lead_somewhere():
