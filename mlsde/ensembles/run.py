@@ -18,15 +18,15 @@ import mlsde
 from mlsde import checks
 from mlsde.calibration import Calibration
 from mlsde.chunks import write_bytes
+from mlsde.chunks.describe import check_sum, describe
+from mlsde.chunks.engine import Outcome, numbers_of, open_store, share
+from mlsde.chunks.ranks import Ranks, ranks
+from mlsde.chunks.store import Piece, Store
 from mlsde.ensembles.choice import Settled, settle
-from mlsde.ensembles.describe import check_sum, describe
-from mlsde.ensembles.engine import Outcome, numbers_of, open_store, share
 from mlsde.ensembles.memory import in_parts
-from mlsde.ensembles.ranks import Ranks, ranks
 from mlsde.ensembles.result import Ensemble, EnsembleError, Failure
 from mlsde.ensembles.starts import SampleY0, Starts
 from mlsde.ensembles.statistics import Statistics
-from mlsde.ensembles.store import Piece, Store
 from mlsde.integrate import Run, solve, wants_pilot
 from mlsde.multilevel import Multilevel
 from mlsde.plan import Plan
@@ -142,7 +142,7 @@ def ensemble(
         "calibration": None if calibration is None else repr(calibration),
         "save_at": describe(_plain(save_at)), "keep": describe(keep),
     }  # fmt: skip
-    store = open_store(work, None if folder is None else Path(folder), manifest)
+    store = open_store(work, None if folder is None else Path(folder), manifest, Piece)
     choice: Settled | None = None
     if pilot:
         choice = _settled(work, store, lambda: settle(
@@ -153,7 +153,7 @@ def ensemble(
         part, rule = choice.arguments(sde)
         job = replace(job, sde=in_parts(part), **rule)
     plan, wanted = job.rehearse()
-    outcome = share(starts.count, job.compute, store, work, most_failures=most_failures, progress=progress)
+    outcome = share(range(starts.count), job.compute, store, work, most_failures=most_failures, progress=progress)
     found = _result(job, store, outcome, plan, wanted, choice, seed, time.perf_counter() - begin)
     if outcome.errors:
         raise EnsembleError(_complaint(found, outcome), found)
@@ -194,7 +194,7 @@ def _manifest(sde: SDE, starts: Starts, identity: str | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _settled(work: Ranks, store: Store, choose: Callable[[], Settled]) -> Settled:
+def _settled(work: Ranks, store: Store[Piece], choose: Callable[[], Settled]) -> Settled:
     """What the pilot chose: from the folder, or now, by the first process for all."""
     file = None if store.folder is None else store.folder / "choice.safetensors"
 
@@ -260,8 +260,8 @@ class _Job:
 
 
 def _result(
-    job: _Job, store: Store, outcome: Outcome, plan: Plan, wanted: np.ndarray, choice: Settled | None, seed: int,
-    seconds: float,
+    job: _Job, store: Store[Piece], outcome: Outcome[int], plan: Plan, wanted: np.ndarray, choice: Settled | None,
+    seed: int, seconds: float,
 ) -> Ensemble:  # fmt: skip
     starts, drift = job.starts, job.sde.drift
     samples = np.array([note["samples"] for note in outcome.notes.values()], dtype=np.float64)
@@ -285,7 +285,7 @@ def _result(
     )  # fmt: skip
 
 
-def _complaint(found: Ensemble, outcome: Outcome) -> str:
+def _complaint(found: Ensemble, outcome: Outcome[int]) -> str:
     first, numbers = found.failures[0], [one.chunk for one in found.failures]
     words = (
         f"{len(numbers)} of {-(-found.n // found.chunk)} chunks failed: {numbers_of(numbers)}. Chunk {first.chunk} "

@@ -6,7 +6,9 @@ import atexit
 import contextlib
 import datetime
 import os
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,8 @@ from torch import distributed
 
 _PATIENCE, _FAREWELL = datetime.timedelta(days=30), datetime.timedelta(seconds=30)
 
-_ERRORS: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError, "OSError": OSError}
+_APART: ContextVar[bool] = ContextVar("apart", default=False)
+"""Whether this process is at a piece of its own: whatever that calls must not wait for the others."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +42,26 @@ class Ranks:
         return box[0]
 
     def first(self, compute: Callable[[], Any]) -> Any:
-        """Have the first rank compute something for all; what it raises is raised on every rank.
+        """Have the first rank compute something for all, within :func:`apart`; what it raises is raised on every rank.
 
         Args:
             compute: returns numbers, strings, bytes, lists and dictionaries of them.
         """
         if self.count == 1:
             return compute()
-        outcome: tuple[bool, Any] = (False, None)
-        raised: Exception | None = None
+        value, raised, told = None, None, None
         if self.rank == 0:
             try:
-                outcome = True, compute()
+                with apart():
+                    value = compute()
             except Exception as error:
-                raised, outcome = error, (False, (_kind(error), str(error)))
-        done, value = self.broadcast(outcome)
-        if done:
-            return value
+                raised, told = error, portable(error)
+        value, told = self.broadcast((value, told))
         if raised is not None:
             raise raised
-        kind, message = value
-        raise _ERRORS.get(kind, RuntimeError)(message)
+        if told is not None:
+            raise told
+        return value
 
     def gather(self, thing: Any) -> list[Any]:
         """What each rank holds, in their order; on every rank."""
@@ -69,19 +71,28 @@ class Ranks:
         distributed.all_gather_object(boxes, thing)
         return boxes
 
+    def agree(self, error: Exception | None) -> None:
+        """Raise on every rank what one of them met: the error of the first that met any; its own on that one."""
+        met = [one for one in self.gather(None if error is None else (self.rank, portable(error))) if one is not None]
+        if met and error is not None and met[0][0] == self.rank:
+            raise error
+        if met:
+            raise met[0][1]
+
 
 def ranks(device: torch.device) -> Ranks:
     """Join the processes that ``torchrun`` started, or a group that the caller made; one process without either.
 
-    The backend is gloo on a CPU and nccl on CUDA; a group that is there already is used as it is.
+    The backend is gloo on a CPU and nccl on CUDA; a group that is there already is used as it is. Within :func:`apart`
+    a process is alone.
 
     Args:
         device: of the states. On CUDA each process must have chosen its own.
     """
-    if not distributed.is_available():
+    if _APART.get() or not distributed.is_available():
         return Ranks()
     if not distributed.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        if not started_by_torchrun():
             return Ranks()
         # what is exchanged lies on the host; a process may wait for the slowest, and chunks may take their time
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -90,9 +101,40 @@ def ranks(device: torch.device) -> Ranks:
     return Ranks(distributed.get_rank(), distributed.get_world_size())
 
 
-def _kind(error: Exception) -> str:
-    """Name of the error's class, or of the first above it that another process knows."""
-    return next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS), "RuntimeError")
+def started_by_torchrun() -> bool:
+    """Whether ``torchrun`` started this process among several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """While it lasts this process computes by itself, whatever it calls: the others are at pieces of their own."""
+    token = _APART.set(True)
+    try:
+        yield
+    finally:
+        _APART.reset(token)
+
+
+def is_apart() -> bool:
+    """Whether this process is within :func:`apart`."""
+    return _APART.get()
+
+
+def portable(error: Exception) -> Exception:
+    """An error as another process can raise it: itself, or if it cannot be sent its sentence."""
+    try:
+        back = pickle.loads(pickle.dumps(error))
+        if type(back) is type(error) and str(back) == str(error):
+            return error
+    except Exception:  # whatever a class of somebody else's does
+        pass
+    return RuntimeError(sentence(error))
+
+
+def sentence(error: BaseException) -> str:
+    """An error in words, with what was noted on its way."""
+    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
 
 
 def _leave() -> None:
