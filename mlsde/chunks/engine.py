@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from mlsde.chunks.ranks import Ranks, apart, sentence
+from mlsde.chunks.ranks import Ranks, apart, portable, sentence
 from mlsde.chunks.store import Kept, Key, Store
 
 log = logging.getLogger("mlsde")
@@ -23,13 +23,15 @@ class Outcome(Generic[K]):
 
     Attributes:
         notes: of the finished pieces, by key, in order.
-        errors: of those that failed.
+        errors: of those that failed, in words.
+        failure: what the first of these raised; ``None`` if none failed.
         untried: those that were given up.
         found: pieces that were there before.
     """
 
     notes: dict[K, dict[str, Any]]
     errors: dict[K, str]
+    failure: Exception | None
     untried: tuple[K, ...]
     found: int
 
@@ -58,6 +60,7 @@ class _Share(Generic[K]):
 
     notes: dict[K, dict[str, Any]] = field(default_factory=dict)
     errors: dict[K, str] = field(default_factory=dict)
+    failure: Exception | None = None
     unkept: OSError | None = None
 
 
@@ -96,17 +99,20 @@ def share(
                 bar.update()
     ranks.agree(done.unkept)
     untried = [key for key in mine if key not in done.notes and key not in done.errors]
-    told = ranks.gather((done.notes, done.errors, untried, _as_bytes(store, ranks)))
-    notes, errors, left = dict(there), dict[K, str](), set[K]()
-    for theirs, failed, given_up, pieces in told:
+    failure = None if ranks.count == 1 or done.failure is None else portable(done.failure)
+    told = ranks.gather((done.notes, done.errors, failure, untried, _as_bytes(store, ranks)))
+    notes, errors, left, failures = dict(there), dict[K, str](), set[K](), dict[K, Exception | None]()
+    for rank, (theirs, failed, raised, given_up, pieces) in enumerate(told):
         notes |= theirs
         errors |= failed
         left |= set(given_up)
+        failures |= dict.fromkeys(list(failed)[:1], done.failure if rank == ranks.rank else raised)
         for key, data in pieces.items():
             store.held.setdefault(key, store.kind.from_bytes(data)[0])
     return Outcome(
         {key: notes[key] for key in order if key in notes}, {key: errors[key] for key in order if key in errors},
-        tuple(key for key in order if key in left), len(there),
+        next((failures[key] for key in order if key in failures), None), tuple(key for key in order if key in left),
+        len(there),
     )  # fmt: skip
 
 
@@ -116,6 +122,7 @@ def _compute(key: K, compute: Callable[[K], P], store: Store[P], done: _Share[K]
             piece = compute(key)
     except Exception as error:
         done.errors[key] = sentence(error)
+        done.failure = error if done.failure is None else done.failure
         log.warning("chunk %s failed: %s", key, done.errors[key])
         return
     try:
