@@ -86,6 +86,15 @@ def test_errors_and_prices_of_several_chunks_are_those_of_all_their_images(ladde
     assert row.cost == pytest.approx((2 * costs[0] + 2 * costs[1] + costs[2]) / 5)
 
 
+def test_the_variances_are_measured_once(ladder, monkeypatch):
+    measured, measure = [], Arena._measure_variances
+    monkeypatch.setattr(
+        Arena, "_measure_variances", lambda self, y0, path: measured.append(y0) or measure(self, y0, path)
+    )
+    pictures.draw(ladder, **(FEW | {"samples": 3, "chunk": 1}))
+    assert len(measured) == 1
+
+
 def test_a_folder_goes_on_where_it_was_left_and_draws_what_is_missing_alone(ladder, whole, tmp_path, monkeypatch):
     assert same(pictures.draw(ladder, **FEW, folder=tmp_path), whole)
     files = sorted(tmp_path.glob("*.safetensors"))
