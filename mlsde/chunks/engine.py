@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from mlsde.chunks.ranks import Ranks, apart, portable, sentence
-from mlsde.chunks.store import Kept, Key, Store
+from mlsde.chunks.store import Kept, Store
 
 log = logging.getLogger("mlsde")
 
@@ -100,7 +100,7 @@ def share(
     ranks.agree(done.unkept)
     untried = [key for key in mine if key not in done.notes and key not in done.errors]
     failure = None if ranks.count == 1 or done.failure is None else portable(done.failure)
-    told = ranks.gather((done.notes, done.errors, failure, untried, _as_bytes(store, ranks)))
+    told = ranks.gather((done.notes, done.errors, failure, untried, _as_bytes(done, store, ranks)))
     notes, errors, left, failures = dict(there), dict[K, str](), set[K](), dict[K, Exception | None]()
     for rank, (theirs, failed, raised, given_up, pieces) in enumerate(told):
         notes |= theirs
@@ -133,11 +133,11 @@ def _compute(key: K, compute: Callable[[K], P], store: Store[P], done: _Share[K]
         done.notes[key] = piece.note
 
 
-def _as_bytes(store: Store[P], ranks: Ranks) -> dict[Key, bytes]:
+def _as_bytes(done: _Share[K], store: Store[P], ranks: Ranks) -> dict[K, bytes]:
     """Pieces that other processes cannot find in a folder."""
     if ranks.count == 1 or store.folder is not None:
         return {}
-    return {key: piece.to_bytes({}) for key, piece in store.held.items()}
+    return {key: store.held[key].to_bytes({}) for key in done.notes}
 
 
 def _bar(total: int, shown: bool) -> Any:

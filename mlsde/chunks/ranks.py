@@ -80,7 +80,7 @@ class Ranks:
             raise met[0][1]
 
 
-def ranks(device: torch.device) -> Ranks:
+def ranks(device: torch.device, *, join: bool = True) -> Ranks:
     """Join the processes that ``torchrun`` started, or a group that the caller made; one process without either.
 
     The backend is gloo on a CPU and nccl on CUDA; a group that is there already is used as it is. Within :func:`apart`
@@ -88,11 +88,12 @@ def ranks(device: torch.device) -> Ranks:
 
     Args:
         device: of the states. On CUDA each process must have chosen its own.
+        join: make a group of those that ``torchrun`` started; else one that is there already is joined, and no other.
     """
     if _APART.get() or not distributed.is_available():
         return Ranks()
     if not distributed.is_initialized():
-        if not started_by_torchrun():
+        if not join or not started_by_torchrun():
             return Ranks()
         # what is exchanged lies on the host; a process may wait for the slowest, and chunks may take their time
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -95,7 +95,8 @@ def settle(sde: SDE, y0: Tensor, t_span: Any, trajectories: int, **asked: Any) -
         y0: states like those of the run, on some of which the pilot is run.
         t_span: as of :func:`mlsde.solve`.
         trajectories: of the whole run, among which the pilot's price is shared out.
-        **asked: ``steps``, ``times``, ``method``, ``budget``, ``tol`` and ``calibration`` as there, and one ``seed``.
+        **asked: ``steps``, ``times``, ``method``, ``budget``, ``tol`` and ``calibration`` as there, one ``seed``, and
+            the processes that share the pilot's ``work``.
     """
     found, cost = auto.chosen(sde, y0, t_span, trajectories=trajectories, **asked)
     multilevel = found.multilevel
