@@ -8,6 +8,8 @@ the same path.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -23,6 +25,15 @@ SCATTERED, IN_ORDER = (1024, 16), (65_536, 512)
 def host_generator(*key: int) -> np.random.Generator:
     """Generator on the host for the stream named by non-negative integers, e.g. ``(seed, COINS, block)``."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's own generators under a seed; as they were afterwards."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _mix32(x: int) -> int:

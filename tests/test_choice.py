@@ -10,7 +10,7 @@ import torch
 
 import mlsde
 from mlsde import problems
-from mlsde.chunks import Chunks
+from mlsde.chunks.results import Results
 from mlsde.problems.kinds import ladder, system
 from mlsde.study import auto as room_of_auto
 from mlsde.study import choice as room
@@ -175,7 +175,7 @@ def test_errors_over_seeds_are_added_in_squares_and_the_dearest_run_counts():
     assert measured.most == 2.5 and measured.cost == 1.5
     assert measured.predicted_error == pytest.approx(math.sqrt(0.5))
     assert measured.chosen == ("seed 0", "seed 1")
-    batch, _ = fine_batch(smooth(), 16, 1536, 0, Chunks(None, {}), "r")
+    batch, _ = fine_batch(smooth(), 16, 1536, 0, Results(None, {}), "r")
     squares = [error_of(batch, torch.full_like(batch.y0, value)) ** 2 for value in (0.0, 2.0)]
     assert measured.error == pytest.approx(math.sqrt(sum(squares) / 2))
 
@@ -227,14 +227,14 @@ def test_what_is_no_problem_is_refused_and_so_is_nothing():
 
 
 def batch_of(problem, trajectories=16, steps=1536):
-    return fine_batch(problem, trajectories, steps, 0, Chunks(None, {}), "reference")[0]
+    return fine_batch(problem, trajectories, steps, 0, Results(None, {}), "reference")[0]
 
 
 @pytest.mark.parametrize("noise", ["ode", "additive", "multiplicative"])
 def test_the_reference_is_the_exact_solution_of_the_top_level_to_the_gap_it_names(noise):
     made = ladder("smooth", system("rotations", 8), noise, levels=3)
-    _, gap = fine_batch(made, 8, 384, 0, Chunks(None, {}), "r")
-    batch, finer_gap = fine_batch(made, 8, 1536, 0, Chunks(None, {}), "r")
+    _, gap = fine_batch(made, 8, 384, 0, Results(None, {}), "r")
+    batch, finer_gap = fine_batch(made, 8, 1536, 0, Results(None, {}), "r")
     coarse = fine_run(made, batch.y0, batch.path, 384)
     assert error_of(batch, coarse) < 2 * gap < 0.02
     assert finer_gap < (0.5 if noise != "ode" else 0.1) * gap
@@ -263,7 +263,7 @@ def every_plain_run(batch, budget, most):
 def test_the_best_plain_way_is_as_good_as_trying_every_level_with_every_number_of_steps():
     batch = batch_of(ladder("smooth", system("rotations", 8), "additive", gamma=2.0, levels=3))
     budgets = [16 * 4.0, 16 * 11.0]
-    found = Hindsight(batch, budgets, 48, 48, Chunks(None, {}))
+    found = Hindsight(batch, budgets, 48, 48, Results(None, {}))
     for budget in budgets:
         exact = every_plain_run(batch, budget, 48)
         best = found.plain(budget)
@@ -276,7 +276,7 @@ def test_the_best_plain_way_is_as_good_as_trying_every_level_with_every_number_o
 def test_no_rival_spends_more_than_the_budget_and_more_budget_is_never_worse():
     batch = batch_of(smooth())
     budgets = [4096.0 * 2, 4096.0 * 8, 4096.0 * 32]
-    found = Hindsight(batch, budgets, 128, 128, Chunks(None, {}))
+    found = Hindsight(batch, budgets, 128, 128, Results(None, {}))
     for way in (found.plain, found.heun, found.stitched):
         runs = [way(budget) for budget in budgets]
         assert all(run.cost <= budget * (1 + 1e-9) for run, budget in zip(runs, budgets, strict=True))
@@ -313,9 +313,9 @@ def test_a_rival_whose_steps_are_too_long_to_stay_finite_is_not_the_best():
     wild = mlsde.DriftHierarchy([lambda t, y: -(y**7), lambda t, y: -(y**7) * 1.001], [1.0, 2.0])
     problem = problems.LadderProblem("wild", mlsde.SDE(wild), 3.0 * torch.ones(2, 1, dtype=torch.float64))
     batch = Batch(replace(problem, reference=lambda y, path: torch.zeros_like(y)), problem.initial(2), (0, 1), 8)
-    best = Hindsight(batch, [32.0], 16, 16, Chunks(None, {})).plain(32.0)
+    best = Hindsight(batch, [32.0], 16, 16, Results(None, {})).plain(32.0)
     assert best == Best(math.inf, best.cost, best.what) or math.isfinite(best.error)
-    assert Hindsight(batch, [0.5], 16, 16, Chunks(None, {})).plain(0.5).error == math.inf
+    assert Hindsight(batch, [0.5], 16, 16, Results(None, {})).plain(0.5).error == math.inf
 
 
 def test_numbers_that_are_not_finite_become_null_at_any_depth():

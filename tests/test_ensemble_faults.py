@@ -213,7 +213,7 @@ def helped(k):
 
 
 def test_the_description_is_the_same_in_every_process():
-    words = "from mlsde.ensembles.describe import describe\n"
+    words = "from mlsde.chunks.describe import describe\n"
     words += "def f(t, y):\n    return y if 'a' in {'a', 'bb', 'cc', 'dd'} else -y\nprint(describe(f))"
     found = {
         subprocess.run(
@@ -226,7 +226,7 @@ def test_the_description_is_the_same_in_every_process():
 
 
 def test_the_description_tells_nets_apart_by_their_weights():
-    from mlsde.ensembles.describe import describe
+    from mlsde.chunks.describe import describe
 
     torch.manual_seed(0)
     net = torch.nn.Linear(3, 3)
@@ -408,6 +408,33 @@ def test_a_file_system_that_is_full_is_told_and_leaves_nothing_half_written(tmp_
     assert "told" in done.stdout and "chunk 0 could not be kept" in done.stdout and "make room" in done.stdout
     assert os.listdir(folder) == ["manifest.json"]
     assert toys.run(folder, save_at="steps").computed == 20
+
+
+FULL_FOR_ONE = """
+import os, resource, signal, sys
+sys.path.insert(0, {tests!r})
+import ensemble_toys as toys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+if os.environ["RANK"] == "1":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+try:
+    toys.run({folder!r}, save_at="steps")
+except OSError as error:
+    sys.stdout.write(f"told {{error}} {{error.__notes__}}\\n")
+"""
+
+
+def test_a_chunk_that_one_process_could_not_keep_ends_them_all_with_the_same_words(tmp_path):
+    folder, script = str(tmp_path / "full"), tmp_path / "full.py"
+    script.write_text(FULL_FOR_ONE.format(tests=os.path.dirname(toys.__file__), folder=folder))
+    head = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        head, capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    told = [line for line in done.stdout.splitlines() if line.startswith("told ")]
+    assert len(told) == 2 and len(set(told)) == 1 and "chunk 1 could not be kept" in told[0]
+    again = toys.run(folder, save_at="steps")
+    assert (again.computed, again.found) == (10, 10)  # the other one's were kept
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):

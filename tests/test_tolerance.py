@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mlsde
-from mlsde.chunks import Chunks
+from mlsde.chunks.results import Results
 from mlsde.problems.kinds import ladder, system
 from mlsde.study import tolerance as room
 from mlsde.study.auto import reach
@@ -107,7 +107,7 @@ def test_errors_are_true_ones_on_the_same_path_and_costs_are_in_evaluations_of_t
     row = kept[0].rows[1]
     problem, noise = random_problem(1)
     assert row.noise == noise == "additive"
-    batch, _ = fine_batch(problem, 8, 1536, 1, Chunks(None, {}), "r")
+    batch, _ = fine_batch(problem, 8, 1536, 1, Results(None, {}), "r")
     told = doubling(problem, batch.y0, row.tol, seed=1, brownian=batch.path)
     assert row.error == pytest.approx(error_of(batch, told.states), rel=1e-9)
     assert row.scale == pytest.approx(root_mean_square(batch.reference), rel=1e-9)

@@ -13,6 +13,8 @@ from mlsde import checks
 from mlsde.calibration import measure, pilot
 from mlsde.calibration.recommendation import Recommendation
 from mlsde.calibration.result import Calibration
+from mlsde.calibration.runs import Runs
+from mlsde.chunks.ranks import Ranks
 from mlsde.sde import SDE
 from mlsde.steppers import METHODS
 
@@ -37,6 +39,7 @@ def chosen(
     seed: int,
     trajectories: int | None = None,
     share: str = "batch",
+    work: Ranks | None = None,
 ) -> tuple[Recommendation, float]:
     """What to run, and the price of finding out per trajectory; warns of what is wrong.
 
@@ -53,6 +56,7 @@ def chosen(
         seed: of the pilot.
         trajectories: of the run, among which the pilot's price is shared out; by default those of ``y0``.
         share: who shares the coins, as of :class:`mlsde.Multilevel`.
+        work: the processes that share the pilot, all of which call this alike; this one alone by default.
 
     Raises:
         TypeError, ValueError: for bad input, naming the argument.
@@ -72,8 +76,8 @@ def chosen(
         return _warned(known.recommend(budget=budget, tol=tol, steps=fixed, share=share)), 0.0
     count = checks.state("y0", y0).shape[0] if trajectories is None else trajectories
     if tol is not None:
-        return _for_tolerance(sde, y0, t_span, steps, times, method, tol, fixed, seed, count, share)
-    return _for_price(sde, y0, t_span, steps, times, method, budget, fixed, seed, count, share)
+        return _for_tolerance(sde, y0, t_span, steps, times, method, tol, fixed, seed, count, share, work)
+    return _for_price(sde, y0, t_span, steps, times, method, budget, fixed, seed, count, share, work)
 
 
 def _checked(calibration: object, sde: SDE, method: str) -> Calibration:
@@ -104,14 +108,14 @@ def _warned(found: Recommendation) -> Recommendation:
     return found
 
 
-def _priced(sde: SDE, y0: Tensor, t_span: Any, times: Any, method: str) -> tuple[SDE, str, np.ndarray, float]:
-    """The equation with costs, their unit, its two ends, and the price of one step of one sample of a pilot."""
+def _priced(sde: SDE, y0: Tensor, t_span: Any, times: Any, method: str, work: Ranks | None) -> tuple[SDE, float]:
+    """The equation with costs, and the price of one step of one sample of a pilot."""
     ends = np.array(checks.time_span(t_span)) if times is None else checks.time_grid(t_span, None, times)[[0, -1]]
     checks.state("y0", y0)
-    priced, unit, _ = measure.prices(sde, float(ends[0]), y0, None)
+    priced, _, _ = measure.prices(sde, float(ends[0]), y0, None, Runs(work))
     costs, stages = np.array(priced.drift.required_costs("a pilot")), METHODS[method].stages
     each = pilot.step_price(costs, priced.drift.differences, math.prod(y0.shape[1:]), stages)
-    return priced, unit, ends, each
+    return priced, each
 
 
 def _for_price(
@@ -126,9 +130,10 @@ def _for_price(
     seed: int,
     trajectories: int,
     share: str,
+    work: Ranks | None,
 ) -> tuple[Recommendation, float]:
     checks.one_of("method", method, tuple(METHODS))
-    priced, _, _, each = _priced(sde, y0, t_span, times, method)
+    priced, each = _priced(sde, y0, t_span, times, method, work)
     costs = priced.drift.required_costs("a pilot")
     top = (sum(costs) if priced.drift.differences else costs[-1]) * METHODS[method].stages
     if budget is None:
@@ -142,11 +147,11 @@ def _for_price(
         return _warned(
             _without_pilot(priced, y0, t_span, grid, method, price, top, budget is not None, trajectories)
         ), 0.0
-    known = measure.calibrate(
+    known = measure.measured(
         priced,
         y0,
-        t_span,
-        **grid,
+        checks.time_grid(t_span, grid.get("steps"), grid.get("times")),
+        Runs(work),
         budget=price,
         share=SHARE,
         method=method,
@@ -207,19 +212,20 @@ def _for_tolerance(
     seed: int,
     trajectories: int,
     share: str,
+    work: Ranks | None,
 ) -> tuple[Recommendation, float]:
     """Pilots that double, as long as the run they point to is large enough to pay for the next."""
     checks.positive_number("tol", tol)
     checks.one_of("method", method, tuple(METHODS))
-    priced, _, _, each = _priced(sde, y0, t_span, times, method)
-    grid: dict[str, Any] = {"steps": fixed or 1024} if times is None else {"times": times}
+    priced, each = _priced(sde, y0, t_span, times, method, work)
+    grid = checks.time_grid(t_span, (fixed or 1024) if times is None else None, times)
     spent, samples = 0.0, 8
     for n, after in zip(_PILOT_STEPS, (*_PILOT_STEPS[1:], None), strict=True):
-        known = measure.calibrate(
+        known = measure.measured(
             priced,
             y0,
-            t_span,
-            **grid,
+            grid,
+            Runs(work),
             method=method,
             unit="declared",
             seed=seed,

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlsde import checks
+from mlsde import checks, manifests
 from mlsde.calibration import advice, pilot
+from mlsde.calibration.recording import Recording
 from mlsde.calibration.result import Calibration
+from mlsde.calibration.runs import Runs
+from mlsde.chunks.describe import check_sum, describe, tensor_bytes
+from mlsde.chunks.engine import open_store
+from mlsde.chunks.ranks import ranks
+from mlsde.chunks.store import Piece
+from mlsde.hierarchy import DriftHierarchy
 from mlsde.integrate import Run
 from mlsde.sde import SDE
 from mlsde.steppers import METHODS
@@ -38,12 +49,17 @@ def calibrate(
     seed: int = 0,
     pilot_steps: int | None = None,
     pilot_samples: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    identity: str | None = None,
 ) -> Calibration:
     """Measure a ladder in a short pilot.
 
     It runs a few trajectories of the run to come on a coarse grid and on noise of its own, and measures the cost of
     each level, ``V_k(t) = E|f^k - f^(k-1)|^2`` and how the differences change in time, ``gamma``, the sensitivity of
     the end to errors along the way, how far each level alone ends from the top level, and the error of the step.
+
+    Where there is a group of processes (``torch.distributed``), or with ``folder`` under ``torchrun``, all of them must
+    call this with the same arguments: they share the runs of the pilot, and all return the same.
 
     Args:
         sde: the equation. A ladder without costs is priced in seconds.
@@ -57,16 +73,22 @@ def calibrate(
         method: the stepper.
         unit: of the costs: ``"declared"``; ``"seconds"``, measured here; ``"flops"``, counted by torch. By default
             declared ones where there are some, else seconds.
-        seed: of the pilot's noise.
+        seed: of the pilot's noise, and of what levels draw themselves.
         pilot_steps: number of steps of the pilot, a multiple of 8, whatever it costs.
         pilot_samples: trajectories of the pilot, whatever they cost.
+        folder: where each run of the pilot is kept in a file, and the prices: the same call goes on from there, and a
+            finished one evaluates nothing. ``None`` keeps nothing.
+        identity: says what the equation and its initial states are, in place of the description of their functions
+            that the folder's manifest otherwise holds.
 
     Returns:
         :class:`Calibration`; ``print`` it, and ask it to ``recommend``.
 
     Raises:
-        TypeError, ValueError: for bad input, naming the argument.
+        TypeError, ValueError: for bad input, naming the argument; also if the folder holds another pilot, or if
+            another process was given other arguments.
         NonFiniteError: if the top level does not stay finite on the pilot's grid, however fine.
+        OSError: if a run could not be kept; those before are.
 
     Example:
         >>> from mlsde import DriftHierarchy
@@ -76,11 +98,41 @@ def calibrate(
         'multilevel'
     """
     grid = checks.time_grid(t_span, steps, times)
-    Run(sde, y0, grid, method, None, None, 0, None)  # refuses what the run to come would refuse
+    Run(
+        sde, y0, grid, method, None, None, 0, None
+    )  # refuses what the run to come would refuse, before a folder is claimed
+    asked: dict[str, Any] = {
+        "budget": budget, "trajectories": trajectories, "share": share, "method": method, "unit": unit, "seed": seed,
+        "pilot_steps": pilot_steps, "pilot_samples": pilot_samples,
+    }  # fmt: skip
+    work, store = ranks(y0.device, join=folder is not None), None
+    if folder is not None:
+        told = manifests.of_equation(sde, y0, identity, y0=y0) | describe({**asked, "grid": grid})
+        store = open_store(work, Path(folder), told, Piece)
+    return measured(sde, y0, grid, Runs(work, store), **asked)
+
+
+def measured(
+    sde: SDE,
+    y0: Tensor,
+    grid: np.ndarray,
+    runs: Runs,
+    *,
+    budget: float | None = None,
+    trajectories: int | None = None,
+    share: float = 0.1,
+    method: str = "euler",
+    unit: str | None = None,
+    seed: int = 0,
+    pilot_steps: int | None = None,
+    pilot_samples: int | None = None,
+) -> Calibration:
+    """:func:`calibrate` on a grid that was checked, by whoever makes its runs."""
+    Run(sde, y0, grid, method, None, None, 0, None)  # likewise, for who calls this without that
     count = len(y0) if trajectories is None else checks.positive_integer("trajectories", trajectories)
     if not 0 < checks.finite_number("share", share) <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}.")
-    priced, unit, flops = prices(sde, float(grid[0]), y0, unit)
+    priced, unit, flops = prices(sde, float(grid[0]), y0, unit, runs)
     costs = np.array(priced.drift.required_costs("a calibration"))
     top = float(costs.sum() if priced.drift.differences else costs[-1]) * METHODS[method].stages
     price = top * (len(grid) - 1) if budget is None else checks.positive_number("budget", budget)
@@ -90,29 +142,42 @@ def calibrate(
     n, samples = sized or _STAGES[0]
     n = n if pilot_steps is None else _multiple_of_8(pilot_steps)
     samples = samples if pilot_samples is None else checks.positive_integer("pilot_samples", pilot_samples)
+    start = pilot_start(y0, samples, priced.is_ode)
+    settled = [costs.tolist(), n, samples, method, checks.one_seed(seed), grid.tolist()]
+    runs.settled(check_sum(json.dumps(settled).encode(), tensor_bytes(start)))
     recording = pilot.record(
-        priced, pilot_start(y0, samples, priced.is_ode), thinned(grid, n), method=method, unit=unit, flops=flops,
-        seed=checks.one_seed(seed),
+        priced, start, thinned(grid, n), method=method, unit=unit, flops=flops, seed=seed, runs=runs
     )  # fmt: skip
+    if runs.work.count > 1:  # numbers were added up on each process, and these may be of different kinds
+        recording = Recording.from_bytes(runs.work.broadcast(recording.to_bytes()))
     warnings += advice.about_the_ladder(recording) + advice.about_the_pilot(recording)
     return Calibration(priced, grid, recording, count, tuple(warnings))
 
 
-def prices(sde: SDE, t: float, y0: Tensor, unit: str | None) -> tuple[SDE, str, tuple[float, ...] | None]:
-    """The equation with its ladder priced in a unit, the unit, and FLOPs where torch can count them."""
+def prices(
+    sde: SDE, t: float, y0: Tensor, unit: str | None, runs: Runs
+) -> tuple[SDE, str, tuple[float, ...] | None]:  # fmt: skip
+    """The equation with its ladder priced in a unit, the unit, and FLOPs where torch can count them.
+
+    What is measured, one process measures for all.
+    """
     declared = sde.drift.costs is not None
     unit = ("declared" if declared else "seconds") if unit is None else checks.one_of("unit", unit, UNITS)
-    few = y0[:32]
-    flops = pilot.counted_flops(sde.drift, t, y0[:1])  # as little as can be: it is charged to nobody
     if unit == "declared":
         sde.drift.required_costs("unit='declared'")
-        return sde, unit, flops
-    if unit == "seconds":
-        return sde.with_drift(pilot.measured_costs(sde.drift, t, few)), unit, flops
-    if flops is None:
+    note = runs.all({"prices": partial(_looked_at, sde.drift, t, y0, unit)}, 0)["prices"].note
+    flops = None if note["flops"] is None else tuple(note["flops"])
+    return sde if unit == "declared" else sde.with_drift(sde.drift.priced(note["costs"])), unit, flops
+
+
+def _looked_at(drift: DriftHierarchy, t: float, y0: Tensor, unit: str) -> Piece:
+    """FLOPs, and the prices that are not declared."""
+    flops = pilot.counted_flops(drift, t, y0[:1])  # as little as can be: it is charged to nobody
+    if unit == "flops" and flops is None:
         raise ValueError("unit='flops' needs levels whose operations torch can count (products of matrices); "
                          "use unit='seconds', or declare costs.")  # fmt: skip
-    return sde.with_drift(sde.drift.priced(flops)), unit, flops
+    costs = pilot.measured_costs(drift, t, y0[:32]).costs if unit == "seconds" else flops
+    return Piece({}, {"flops": flops and list(flops), "costs": costs and list(costs)})
 
 
 def size(pairs: float) -> tuple[int, int] | None:

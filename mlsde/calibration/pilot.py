@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,13 +22,15 @@ from mlsde import checks, randomness
 from mlsde.brownian import BrownianPath
 from mlsde.calibration import replay, sensitivity
 from mlsde.calibration.recording import FARTHER, LAGS, TRIAL, Recording
-from mlsde.hierarchy import CountedLevels, DriftHierarchy
+from mlsde.calibration.runs import Runs, ended, recorded, spent
+from mlsde.chunks.store import Piece
+from mlsde.hierarchy import DriftHierarchy
 from mlsde.integrate import Run, solve
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import Constant
 from mlsde.sde import SDE, NoiseTerm
 from mlsde.solution import NonFiniteError
-from mlsde.steppers import METHODS, Equation, compatible
+from mlsde.steppers import METHODS
 from mlsde.theory.allocation import evaluation_probabilities
 
 COARSER = (1, 2, 4, 8)
@@ -81,26 +84,6 @@ def _carrier(costs: np.ndarray, differences: bool, gaps: np.ndarray) -> int:
     return len(costs) - 1 if differences or not cheap else int(cheap[-1])
 
 
-class _Recorder:
-    """Estimate of the top level that keeps every level's difference on its way."""
-
-    def __init__(self, levels: CountedLevels, differences: bool) -> None:
-        self._levels, self._differences = levels, differences
-        self._count = len(levels.samples)
-        self.seen: list[Tensor] = []
-
-    def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
-        """Value of the top level; at the first stage all differences are kept, shape ``(samples, K, ...)``."""
-        if stage and not self._differences:
-            return self._levels(self._count - 1, t, y)
-        values = [self._levels(k, t, y) for k in range(self._count)]
-        values = [value.clone() for value in values]  # a level may return one buffer again and again
-        differences = values if self._differences else [values[0], *(b - a for a, b in pairwise(values))]
-        if stage == 0:
-            self.seen.append(torch.stack(differences, dim=1))
-        return torch.stack(values).sum(dim=0) if self._differences else values[-1]
-
-
 def record(
     sde: SDE,
     y0: Tensor,
@@ -110,6 +93,7 @@ def record(
     unit: str = "declared",
     flops: tuple[float, ...] | None = None,
     seed: int = 0,
+    runs: Runs | None = None,
 ) -> Recording:
     """Run the pilot on the samples ``y0`` and the grid ``times``, whose number of steps is a multiple of 8.
 
@@ -120,52 +104,91 @@ def record(
         method: the stepper.
         unit: of the costs.
         flops: of one evaluation of each level for one sample, if they were counted.
-        seed: of the pilot's noise and projections.
+        seed: of the pilot's noise and projections, and of what its levels draw themselves.
+        runs: who makes the runs; this process by default.
 
     Raises:
         NonFiniteError: if the top level does not stay finite on this grid.
+        OSError: if a run could not be kept.
     """
+    runs = Runs() if runs is None else runs
     rng = randomness.host_generator(seed, randomness.PILOT)
     path = _path(sde, y0, times, int(rng.integers(2**31)))
-    costs = np.array(sde.drift.required_costs("a calibration"))
-    run = Run(sde, y0, times, method, None, None, seed, path)
-    states, recorder = _recorded(run, path)
-    end, differences = states.pop(), torch.stack(recorder.seen, dim=1)
+    costs, top = np.array(sde.drift.required_costs("a calibration")), len(sde.drift)
+    made = runs.all(_first_runs(sde, y0, times, method, seed, path), seed)
+    held = {name: value.to(y0.device) for name, value in made["record"].tensors.items()}
+    states = list(held["states"].unbind(0))
+    end, differences = states.pop(), held["differences"]
     differences = differences.reshape(*differences.shape[:3], -1)  # (S, N, K, d)
     gains = np.array([1.0 if sde.linear is None else _number(sde.linear.gain(t)) for t in times[:-1]])
-    ends, price = _other_ends(sde, y0, times, method, path)
+    cheaper = [(k, part) for k in range(1, top) for part in (1, 2)] + [(top, part) for part in COARSER[1:]]
+    ends = {key: made["level-{}-of-{}".format(*key)].tensors["end"].to(y0.device) for key in cheaper}
     gaps = _settled(
-        np.array([*(_distance(ends[k, 1], end) for k in range(1, len(costs))), 0.0]),
-        np.array([*(_distance(ends[k, 2], ends[len(costs), 2]) for k in range(1, len(costs))), 0.0]),
+        np.array([*(_distance(ends[k, 1], end) for k in range(1, top)), 0.0]),
+        np.array([*(_distance(ends[k, 2], ends[top, 2]) for k in range(1, top)), 0.0]),
     )
     count = len(times) - 1
-    coarse = [end, *(ends[len(costs), part] for part in COARSER[1:])]
+    coarse = [end, *(ends[top, part] for part in COARSER[1:])]
     changes = [_distance(a, b) for a, b in pairwise(coarse)]
-    vectors = sensitivity.projections(y0.to(run.dtype), projection_count(math.prod(y0.shape[1:]), len(y0)), rng)
+    vectors = sensitivity.projections(y0.to(states[0].dtype), projection_count(math.prod(y0.shape[1:]), len(y0)), rng)
     carrier = _carrier(costs, sde.drift.differences, gaps)
-    responses, growth = _responses(run, states, differences, carrier, vectors, rng)
-    linearity = _linearity(responses, gaps)
-    half_order, spent = _half_order(sde, y0, times, method, path, {**ends, (len(costs), 1): end}, carrier + 1)
-    price += spent
-    trials, spent = _trials(sde, y0, times, method, path, end, responses)
-    price += spent
+    ends[top, 1] = end
+    later = {
+        "responses": partial(_carried, sde, y0, times, method, seed, path, states, differences, carrier, vectors, rng)
+    }
+    if method == "euler" and has_milstein(sde):
+        later["half-order"] = partial(_half_order, sde, y0, times, path, carrier + 1)
+    made |= runs.all(later, seed)
+    responses, growth = (made["responses"].tensors[name].numpy() for name in ("responses", "growth"))
+    half_order = math.nan
+    if "half-order" in made and made["half-order"].tensors:
+        half_order = _distance(made["half-order"].tensors["end"].to(y0.device), ends[carrier + 1, 1]) ** 2
+    evaluations = np.array(made["record"].note["samples"]) + np.array(made["responses"].note["samples"])
+    seconds = np.array(made["record"].note["seconds"]) + np.array(made["responses"].note["seconds"])
+    trials = [f"trial-{correction}" for correction in TRIALS if f"trial-{correction}" in made]
+    price = sum(made["level-{}-of-{}".format(*key)].note["price"] for key in cheaper)
+    price += made["half-order"].note["price"] if "half-order" in made else 0.0
+    price += sum(made[name].note["price"] for name in trials)
+    price += float(evaluations @ costs)
     squares = (differences.double().flatten(3).square().sum(3)).cpu().numpy()  # (S, N, K)
     squares *= gains[None, :, None] ** 2
     scaled = differences.double().flatten(3) * torch.as_tensor(gains, device=y0.device).view(1, -1, 1, 1)
     increments = [(scaled[:, lag:] - scaled[:, :-lag]).square().sum(3).mean((0, 1)).tolist() for lag in LAGS]
-    price += float(np.array(run.levels.samples) @ costs)
-    calls = np.maximum(run.levels.samples, 1)
     return Recording(
         times=times, costs=costs, responses=responses, variances=squares.mean(axis=0), squares=squares.mean(axis=1),
         increments=np.array(increments), sensitivity=growth, gaps=gaps,
         steps_seen=np.array([count // part for part in COARSER[:-1]]), changes=np.array(changes), half_order=half_order,
-        seconds=np.array(run.levels.seconds) / calls, flops=flops, unit=unit,
+        seconds=seconds / np.maximum(evaluations, 1), flops=flops, unit=unit,
         strong_order=strong_order(sde, method), stages=METHODS[method].stages, differences=sde.drift.differences,
         deterministic=sde.is_ode, size=float(end.double().square().mean().sqrt()),
-        epsilon=float(torch.finfo(run.dtype).eps), price=price, samples=len(y0), method=method,
-        sensitivity_level=carrier + 1, unlike=_unlike(differences, carrier), linearity=linearity, trials=trials,
+        epsilon=float(torch.finfo(end.dtype).eps), price=price, samples=len(y0), method=method,
+        sensitivity_level=carrier + 1, unlike=_unlike(differences, carrier), linearity=_linearity(responses, gaps),
+        trials=_trials(made, times, end, responses),
         names=sde.drift.names,
     )  # fmt: skip
+
+
+def _first_runs(
+    sde: SDE, y0: Tensor, times: np.ndarray, method: str, seed: int, path: BrownianPath | None
+) -> dict[str, Callable[[], Piece]]:
+    """The runs that need nothing of others, the dearest first.
+
+    The top level on all times, on every second, fourth and eighth; with coins; the cheaper levels alone on all times
+    and on every second one.
+    """
+    top = len(sde.drift)
+    how: dict[str, Any] = {"method": method, "brownian": path}
+    made: dict[str, Callable[[], Piece]] = {"record": partial(recorded, sde, y0, times, method, seed, path)}
+    for part in COARSER[1:]:
+        made[f"level-{top}-of-{part}"] = partial(ended, sde, y0, times=times[::part], level=top, **how)
+    for correction in TRIALS if top > 1 else ():
+        if method != "heun" or correction != "impulse":
+            rule = Multilevel(Constant(_trial_values(top)), "systematic", correction, seed=0)
+            made[f"trial-{correction}"] = partial(ended, sde, y0, times=times, multilevel=rule, **how)
+    for k in range(top - 1, 0, -1):
+        for part in (1, 2):
+            made[f"level-{k}-of-{part}"] = partial(ended, sde, y0, times=times[::part], level=k, **how)
+    return made
 
 
 def strong_order(sde: SDE, method: str) -> float:
@@ -175,18 +198,13 @@ def strong_order(sde: SDE, method: str) -> float:
     return 1.0 if sde.is_ode or sde.additive or method == "milstein" else 0.5
 
 
-def _half_order(
-    sde: SDE, y0: Tensor, times: np.ndarray, method: str, path: BrownianPath | None,
-    ends: dict[tuple[int, int], Tensor], level: int,
-) -> tuple[float, float]:  # fmt: skip
-    """What Euler-Maruyama leaves out of Milstein's step, seen on a cheap level: a mean square, and its price."""
-    if method != "euler" or not has_milstein(sde):
-        return math.nan, 0.0
+def _half_order(sde: SDE, y0: Tensor, times: np.ndarray, path: BrownianPath | None, level: int) -> Piece:
+    """A cheap level by Milstein's step: what Euler-Maruyama leaves out of it; nothing where it cannot be had."""
     try:
         done = solve(sde, y0, times=times, method="milstein", level=level, brownian=path)
     except (NonFiniteError, ValueError):  # a diffusion that mixes components
-        return math.nan, 0.0
-    return _distance(done.y1, ends[level, 1]) ** 2, (done.stats.cost or 0.0) * len(y0)
+        return Piece({}, {"price": 0.0})
+    return Piece({"end": done.y1}, {"price": (done.stats.cost or 0.0) * len(y0)})
 
 
 def has_milstein(sde: SDE) -> bool:
@@ -194,28 +212,23 @@ def has_milstein(sde: SDE) -> bool:
     return not sde.is_ode and not sde.additive and sde.noise in ("diagonal", "scalar")
 
 
-def _trials(
-    sde: SDE, y0: Tensor, times: np.ndarray, method: str, path: BrownianPath | None, end: Tensor, responses: np.ndarray
-) -> tuple[tuple[float, ...], float]:
-    """Distance that coins make over the one foreseen for the very same coins, for each of :data:`TRIALS`; the price."""
-    found, price, levels = [], 0.0, len(sde.drift)
-    values = (1.0, *[TRIAL] * (levels - 1))
+def _trial_values(levels: int) -> tuple[float, ...]:
+    return (1.0, *[TRIAL] * (levels - 1))
+
+
+def _trials(made: dict[str, Piece], times: np.ndarray, end: Tensor, responses: np.ndarray) -> tuple[float, ...]:
+    """Distance that coins make over the one foreseen for the very same coins, for each of :data:`TRIALS`."""
+    found = []
     for correction in TRIALS:
-        if levels == 1 or (method == "heun" and correction == "impulse"):
+        if f"trial-{correction}" not in made:
             found.append(1.0)
             continue
-        rule = Multilevel(Constant(values), "systematic", correction, seed=0)
-        try:
-            done = solve(sde, y0, times=times, method=method, multilevel=rule, brownian=path)
-            true, cost = _distance(done.y1, end), done.stats.cost
-        except NonFiniteError as error:
-            true, cost = math.inf, error.solution.stats.cost
-        price += (cost or 0.0) * len(y0)
-        table = np.tile(values, (len(times) - 1, 1))
+        true = _distance(made[f"trial-{correction}"].tensors["end"].to(end.device), end)
+        table = np.tile(_trial_values(responses.shape[1]), (len(times) - 1, 1))
         foreseen = replay.defects(responses, times, table, "systematic", correction, keys=((0,),)).sum(axis=1)
         size = math.sqrt(float((foreseen**2).mean()))
         found.append(true / size if size > 0 else 1.0)
-    return tuple(found), price
+    return tuple(found)
 
 
 def _number(value: Any) -> float:
@@ -231,41 +244,6 @@ def _path(sde: SDE, y0: Tensor, times: np.ndarray, seed: int) -> BrownianPath | 
     return BrownianPath(float(times[0]), float(times[-1]), shape=shape, like=like, seed=seed, grids=(3,))
 
 
-@torch.no_grad()
-def _recorded(run: Run, path: BrownianPath | None) -> tuple[list[Tensor], _Recorder]:
-    """States at every time of the grid, and the differences at the start of every step."""
-    recorder = _Recorder(run.levels, run.sde.drift.differences)
-    step_of = compatible(run.method, run.sde, None).make(Equation(run.sde, recorder, run.noise))
-    y = run.y0.to(run.dtype)
-    states = [y]
-    for n, step in enumerate(run.steps(0, len(run.times) - 1)):
-        y = step_of(n, step, y, run.increment(n))
-        states.append(y)
-    if not bool(torch.isfinite(y).all()):
-        solve(run.sde, run.y0, times=run.times, method=run.method, brownian=path)  # says what broke, and where
-        raise FloatingPointError
-    return states, recorder
-
-
-def _other_ends(
-    sde: SDE, y0: Tensor, times: np.ndarray, method: str, path: BrownianPath | None
-) -> tuple[dict[tuple[int, int], Tensor], float]:
-    """Ends of levels on every ``m``-th time of the grid, by level and ``m``, and their price.
-
-    The cheaper levels on all times and every second one; the top level on every second, fourth and eighth.
-    """
-    ends, price, top = {}, 0.0, len(sde.drift)
-    runs = [(k, part) for k in range(1, top) for part in (1, 2)] + [(top, part) for part in COARSER[1:]]
-    for level, part in runs:
-        try:
-            done = solve(sde, y0, times=times[::part], method=method, level=level, brownian=path)
-            ends[level, part], cost = done.y1, done.stats.cost
-        except NonFiniteError as error:
-            ends[level, part], cost = torch.full_like(y0, math.inf), error.solution.stats.cost
-        price += (cost or 0.0) * len(y0)
-    return ends, price
-
-
 def _settled(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
     """Distances between levels where they still fall with the step, as a rough difference does that is not resolved."""
     sound = np.isfinite(coarse) & (coarse > 0) & np.isfinite(fine)
@@ -276,6 +254,16 @@ def _settled(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
 def _distance(a: Tensor, b: Tensor) -> float:
     gap = float((a.double() - b.double()).square().mean().sqrt())
     return gap if math.isfinite(gap) else math.inf
+
+
+def _carried(
+    sde: SDE, y0: Tensor, times: np.ndarray, method: str, seed: int, path: BrownianPath | None, states: list[Tensor],
+    differences: Tensor, k: int, vectors: Tensor, rng: np.random.Generator,
+) -> Piece:  # fmt: skip
+    """:func:`_responses` as a piece."""
+    run = Run(sde, y0, times, method, None, None, seed, path)
+    responses, growth = _responses(run, states, differences, k, vectors, rng)
+    return Piece({"responses": torch.from_numpy(responses), "growth": torch.from_numpy(growth)}, spent(run))
 
 
 def _responses(

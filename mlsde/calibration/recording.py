@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlsde.calibration import replay
+from mlsde.chunks import write_bytes
 
 _ARRAYS = (
     "times", "costs", "responses", "variances", "squares", "increments", "sensitivity", "gaps", "steps_seen",
@@ -124,19 +126,26 @@ class Recording:
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Write it whole or not at all, as a numpy archive without pickles; ``OSError`` as the file system has it."""
-        path = Path(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(Path(file), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What :meth:`save` writes."""
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as opened:
-                arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
-                np.savez_compressed(opened, rest=np.array(json.dumps({"format": _FORMAT, **rest})), **arrays)
-                opened.flush()
-                os.fsync(opened.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        written = io.BytesIO()
+        np.savez_compressed(written, rest=np.array(json.dumps({"format": _FORMAT, **rest})), **arrays)
+        return written.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Recording:
+        """Read what :meth:`to_bytes` made; an error of some kind if it is damaged."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            rest = json.loads(str(archive["rest"]))
+            if rest.pop("format", None) != _FORMAT:
+                raise ValueError("of another format")
+            arrays = {name: archive[name] for name in _ARRAYS}
+        flops = None if rest["flops"] is None else tuple(rest.pop("flops"))
+        return cls(**{**rest, **arrays, "flops": flops, "names": tuple(rest["names"]), "trials": tuple(rest["trials"])})
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> Recording:
@@ -148,15 +157,7 @@ class Recording:
         """
         path = Path(file)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                rest = json.loads(str(archive["rest"]))
-                if rest.pop("format", None) != _FORMAT:
-                    raise ValueError("of another format")
-                arrays = {name: archive[name] for name in _ARRAYS}
-            flops = None if rest["flops"] is None else tuple(rest.pop("flops"))
-            return cls(
-                **{**rest, **arrays, "flops": flops, "names": tuple(rest["names"]), "trials": tuple(rest["trials"])}
-            )
+            return cls.from_bytes(path.read_bytes())
         except FileNotFoundError:
             raise
         except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsde import checks
-from mlsde.cli.output import environment, numbers, renewed, write_json
+from mlsde.cli.output import environment, numbers, own_device, renewed, tells, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.results is not None:
             return _page(arguments)
         torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
-        ladder = load_ladder(arguments.ladder, device=arguments.device)
+        ladder = load_ladder(arguments.ladder, device=own_device(arguments.device))
         images = load_images(arguments.images, size=ladder.shape[-1])
         net = _classifier(arguments.classifier, images)
         whole, equation = tuple(range(1, len(ladder) + 1)), arguments.equation
@@ -55,11 +55,11 @@ def run(arguments: argparse.Namespace) -> int:
             ladder, images, net, ways, count=arguments.count, churn=EQUATIONS[equation],
             folder=arguments.folder, report=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
         )  # fmt: skip
-    except (ValueError, RuntimeError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         print(f"mlsde bench distances: {error}", file=sys.stderr)
         return 2
-    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
-        return 0  # the first of several processes tells
+    if not tells():
+        return 0
     named = accuracy(net, images)
     print(f"{ladder.about.data}, {equation}; the classifier names {named:.1%} of the held-out images\n{table(rows)}")
     result = {"ladder": arguments.ladder, "equation": equation, "accuracy": named, "environment": environment()}

@@ -14,6 +14,7 @@ import torch
 
 import mlsde
 from mlsde.chunks import write_atomically
+from mlsde.chunks.ranks import started_by_torchrun
 
 
 def environment() -> dict[str, Any]:
@@ -39,6 +40,19 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done[0].strip() + ("+" if done[1].strip() else "")
+
+
+def tells() -> bool:
+    """Whether this process prints and writes: the only one, or the first of those that ``torchrun`` started."""
+    return not started_by_torchrun() or os.environ["RANK"] == "0"
+
+
+def own_device(name: str) -> str:
+    """Device of this process: under ``torchrun`` each has a CUDA device of its own, as far as there are enough."""
+    if name != "cuda" or not started_by_torchrun() or not torch.cuda.is_available():
+        return name
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return f"cuda:{torch.cuda.current_device()}"
 
 
 def write_json(path: str | None, result: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from mlsde import checks
-from mlsde.cli.output import environment, numbers, write_json
+from mlsde.cli.output import environment, numbers, own_device, tells, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budgets", default="10,20", help="costs in evaluations of the top level (default 10,20)")
     parser.add_argument("--steps", type=int, default=100, help="steps of the full run (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
+    parser.add_argument("--chunk", type=int, default=32, help="images drawn together (default 32)")
+    parser.add_argument("--folder", metavar="DIR", help="keep finished chunks there, to go on after a kill")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     parser.add_argument("--picture", metavar="FILE", default="out/sample.png", help="where the picture goes")
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command: 2 for bad input."""
+    """Run the command: 2 for bad input, and for a folder that cannot be written."""
     import torch  # noqa: PLC0415
 
     try:
@@ -32,15 +34,17 @@ def run(arguments: argparse.Namespace) -> int:
         from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
 
         torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
-        ladder = load_ladder(arguments.ladder, device=arguments.device)
+        ladder = load_ladder(arguments.ladder, device=own_device(arguments.device))
         rows = pictures.draw(
             ladder, equation=arguments.equation, samples=arguments.samples, full_steps=arguments.steps,
-            budgets=numbers("--budgets", arguments.budgets), seed=arguments.seed,
-            report=lambda line: print(f"  {line}", file=sys.stderr),
+            budgets=numbers("--budgets", arguments.budgets), seed=arguments.seed, chunk=arguments.chunk,
+            folder=arguments.folder, report=lambda line: print(f"  {line}", file=sys.stderr),
         )  # fmt: skip
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        print(f"mlsde sample: {error}", file=sys.stderr)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print("; ".join([f"mlsde sample: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 2
+    if not tells():
+        return 0
     print(ladder)
     print(pictures.table(rows))
     print(f"picture: {pictures.picture(rows, arguments.picture)}")

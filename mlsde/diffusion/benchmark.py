@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from mlsde import checks
-from mlsde.chunks import Chunks, write_atomically
+from mlsde.chunks import write_atomically
+from mlsde.chunks.results import Results
 from mlsde.diffusion.arena import Arena, Way
 from mlsde.diffusion.ladders import TrainedLadder
 
@@ -171,7 +172,7 @@ class Benchmark:
     ) -> None:
         self.ladder, self.name, self.size, self._report = ladder, name, size, report
         held_out = [round(error, 6) for error in ladder.about.held_out]
-        self._chunks = Chunks(folder, {"ladder": name, "held_out": held_out, "size": asdict(size)})
+        self._chunks = Results(folder, {"ladder": name, "held_out": held_out, "size": asdict(size)})
         self._arenas: dict[str, Arena] = {}
 
     def arena(self, place: str = "main") -> Arena:

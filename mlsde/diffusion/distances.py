@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.chunks.engine import open_store, share
+from mlsde.chunks.ranks import ranks
+from mlsde.chunks.store import Piece
 from mlsde.diffusion.arena import Arena, Way
 from mlsde.diffusion.classifier import Classifier
 from mlsde.diffusion.data import Images, as_floats
 from mlsde.diffusion.ladders import TrainedLadder
 from mlsde.diffusion.metrics import frechet, kernel_mmd, sliced_wasserstein
-from mlsde.ensembles.engine import open_store, share
-from mlsde.ensembles.ranks import ranks
-from mlsde.ensembles.store import Piece
 
 _BATCH = 100
 _GROUPS = 5
@@ -129,8 +130,8 @@ def distances(
     found = [distance("the data themselves (training part)", as_floats(images.train[chosen]), 0.0, data, classifier)]
     for name, way in ways:
         place = None if folder is None else Path(folder) / way.key
-        store = open_store(work, place, manifest | {"way": way.key})
-        outcome = share(len(batches), lambda number, way=way: batches.draw(number, way), store, work, most_failures=1)  # type: ignore[misc]
+        store = open_store(work, place, manifest | {"way": way.key}, Piece)
+        outcome = share(range(len(batches)), partial(batches.draw, way=way), store, work, most_failures=1)
         if outcome.errors:
             number, words = next(iter(outcome.errors.items()))
             raise RuntimeError(f"{name}: batch {number} of the images could not be drawn: {words}")

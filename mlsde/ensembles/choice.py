@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mlsde.calibration import auto
-from mlsde.ensembles.store import Piece
+from mlsde.chunks.store import Piece
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import Price
@@ -74,12 +74,12 @@ class Settled:
         note = {"levels": self.levels, "rule": self.rule, "words": self.words, "pilot": self.pilot_cost}
         note["error"] = None if math.isnan(self.error) else self.error
         held = {"times": torch.from_numpy(self.times), "table": torch.from_numpy(self.table)}
-        return Piece(held, note).to_bytes()
+        return Piece(held, note).to_bytes({})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Settled:
         """Read it; ``ValueError`` if it is damaged."""
-        piece = Piece.from_bytes(data)
+        piece, _ = Piece.from_bytes(data)
         note = json.loads(json.dumps(piece.note))
         rule = None if note["rule"] is None else tuple(note["rule"])
         error = math.nan if note["error"] is None else float(note["error"])
@@ -95,7 +95,8 @@ def settle(sde: SDE, y0: Tensor, t_span: Any, trajectories: int, **asked: Any) -
         y0: states like those of the run, on some of which the pilot is run.
         t_span: as of :func:`mlsde.solve`.
         trajectories: of the whole run, among which the pilot's price is shared out.
-        **asked: ``steps``, ``times``, ``method``, ``budget``, ``tol`` and ``calibration`` as there, and one ``seed``.
+        **asked: ``steps``, ``times``, ``method``, ``budget``, ``tol`` and ``calibration`` as there, one ``seed``, and
+            the processes that share the pilot's ``work``.
     """
     found, cost = auto.chosen(sde, y0, t_span, trajectories=trajectories, **asked)
     multilevel = found.multilevel

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlsde.chunks.store import Piece, Store
 from mlsde.ensembles.starts import Starts
 from mlsde.ensembles.statistics import Estimates, Statistics
-from mlsde.ensembles.store import Piece, Store
 from mlsde.solution import Solution
 
 
@@ -89,7 +89,7 @@ class Ensemble:
     computed: int
     failures: tuple[Failure, ...]
     statistics: Estimates | None
-    store: Store
+    store: Store[Piece]
     finished: tuple[int, ...]
     keeps_states: bool
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import mlsde
-from mlsde import checks
+from mlsde import checks, manifests
 from mlsde.calibration import Calibration
 from mlsde.chunks import write_bytes
+from mlsde.chunks.describe import check_sum, describe
+from mlsde.chunks.engine import Outcome, numbers_of, open_store, share
+from mlsde.chunks.ranks import Ranks, ranks
+from mlsde.chunks.store import Piece, Store
 from mlsde.ensembles.choice import Settled, settle
-from mlsde.ensembles.describe import check_sum, describe
-from mlsde.ensembles.engine import Outcome, numbers_of, open_store, share
 from mlsde.ensembles.memory import in_parts
-from mlsde.ensembles.ranks import Ranks, ranks
 from mlsde.ensembles.result import Ensemble, EnsembleError, Failure
 from mlsde.ensembles.starts import SampleY0, Starts
 from mlsde.ensembles.statistics import Statistics
-from mlsde.ensembles.store import Piece, Store
 from mlsde.integrate import Run, solve, wants_pilot
 from mlsde.multilevel import Multilevel
 from mlsde.plan import Plan
@@ -137,23 +136,25 @@ def ensemble(
         job.rehearse()  # before the folder is claimed
     work = ranks(starts.example.device)
     asked = {"method": method, "budget": budget, "tol": tol}
-    manifest = {} if folder is None else _manifest(sde, starts, identity) | {
-        **asked, "grid": describe(grid), "multilevel": describe(multilevel), "level": describe(level),
-        "calibration": None if calibration is None else repr(calibration),
-        "save_at": describe(_plain(save_at)), "keep": describe(keep),
-    }  # fmt: skip
-    store = open_store(work, None if folder is None else Path(folder), manifest)
+    manifest = {}
+    if folder is not None:
+        manifest = manifests.of_equation(sde, starts.example, identity, sample_y0=starts.source) | {
+            **asked, "n": starts.n, "chunk": starts.size, "seed": starts.seed, "grid": describe(grid),
+            "multilevel": describe(multilevel), "level": describe(level), "save_at": describe(_plain(save_at)),
+            "keep": describe(keep), "calibration": None if calibration is None else repr(calibration),
+        }  # fmt: skip
+    store = open_store(work, None if folder is None else Path(folder), manifest, Piece)
     choice: Settled | None = None
     if pilot:
         choice = _settled(work, store, lambda: settle(
             sde, starts.some(), (grid[0], grid[-1]), n, steps=steps, times=times, calibration=calibration, seed=seed,
-            **asked,
+            work=work, **asked,
         ))  # fmt: skip
         store.stamp = check_sum(choice.to_bytes())
         part, rule = choice.arguments(sde)
         job = replace(job, sde=in_parts(part), **rule)
     plan, wanted = job.rehearse()
-    outcome = share(starts.count, job.compute, store, work, most_failures=most_failures, progress=progress)
+    outcome = share(range(starts.count), job.compute, store, work, most_failures=most_failures, progress=progress)
     found = _result(job, store, outcome, plan, wanted, choice, seed, time.perf_counter() - begin)
     if outcome.errors:
         raise EnsembleError(_complaint(found, outcome), found)
@@ -176,26 +177,8 @@ def _saved_times(save_at: Any, grid: np.ndarray) -> int:
     return len(grid) if isinstance(save_at, str) else max(1, len(_plain(save_at)))
 
 
-def _manifest(sde: SDE, starts: Starts, identity: str | None) -> dict[str, Any]:
-    """What is computed, but for how."""
-    drift, state = sde.drift, starts.example
-    told: dict[str, Any] = {
-        "mlsde": mlsde.__version__, "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "n": starts.n, "chunk": starts.size, "seed": starts.seed,
-        "state": f"{str(state.dtype).removeprefix('torch.')} {tuple(state.shape[1:])} on {state.device.type}",
-        "costs": None if drift.costs is None else list(drift.costs), "differences": drift.differences,
-        "noise": sde.noise, "calculus": sde.calculus,
-    }  # fmt: skip
-    if identity is not None:
-        return told | {"identity": str(identity)}
-    return told | {
-        "drift": {name: describe(level) for name, level in zip(drift.names, drift.levels, strict=True)},
-        "diffusion": describe(sde.diffusion), "linear": describe(sde.linear), "sample_y0": describe(starts.source),
-    }  # fmt: skip
-
-
-def _settled(work: Ranks, store: Store, choose: Callable[[], Settled]) -> Settled:
-    """What the pilot chose: from the folder, or now, by the first process for all."""
+def _settled(work: Ranks, store: Store[Piece], choose: Callable[[], Settled]) -> Settled:
+    """What the pilot chose: from the folder, or now, by all processes, as the first one has it."""
     file = None if store.folder is None else store.folder / "choice.safetensors"
 
     def known() -> bytes:
@@ -203,12 +186,15 @@ def _settled(work: Ranks, store: Store, choose: Callable[[], Settled]) -> Settle
             data = b"" if file is None else file.read_bytes()
             Settled.from_bytes(data)
         except (FileNotFoundError, ValueError):
-            data = choose().to_bytes()
-            if file is not None:
-                write_bytes(file, data)
+            return b""
         return data
 
-    return Settled.from_bytes(work.first(known))
+    data = work.first(known)
+    if not data:
+        data = work.broadcast(choose().to_bytes())
+        if file is not None:
+            work.first(partial(write_bytes, file, data))
+    return Settled.from_bytes(data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,8 +246,8 @@ class _Job:
 
 
 def _result(
-    job: _Job, store: Store, outcome: Outcome, plan: Plan, wanted: np.ndarray, choice: Settled | None, seed: int,
-    seconds: float,
+    job: _Job, store: Store[Piece], outcome: Outcome[int], plan: Plan, wanted: np.ndarray, choice: Settled | None,
+    seed: int, seconds: float,
 ) -> Ensemble:  # fmt: skip
     starts, drift = job.starts, job.sde.drift
     samples = np.array([note["samples"] for note in outcome.notes.values()], dtype=np.float64)
@@ -285,7 +271,7 @@ def _result(
     )  # fmt: skip
 
 
-def _complaint(found: Ensemble, outcome: Outcome) -> str:
+def _complaint(found: Ensemble, outcome: Outcome[int]) -> str:
     first, numbers = found.failures[0], [one.chunk for one in found.failures]
     words = (
         f"{len(numbers)} of {-(-found.n // found.chunk)} chunks failed: {numbers_of(numbers)}. Chunk {first.chunk} "

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mlsde import checks, randomness
@@ -125,7 +124,5 @@ class Starts:
     @contextmanager
     def seeded(self, chunk: int, *, start: bool = False) -> Iterator[None]:
         """Torch's own generators, seeded for the initial states of a chunk or for its run; as they were afterwards."""
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._seeds(chunk)[1 if start else 2])
+        with randomness.seeded(self._seeds(chunk)[1 if start else 2]):
             yield

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.chunks.store import Piece
 from mlsde.ensembles.quantiles import Quantiles, Summary
-from mlsde.ensembles.store import Piece
 
 Functional = Callable[[Tensor], Tensor]
 

@@ -25,7 +25,7 @@ from mlsde.brownian import BrownianPath
 from mlsde.calibration import Calibration, Recommendation, calibrate, candidates, choice, measure, pilot
 from mlsde.calibration.model import Model
 from mlsde.calibration.shaped import Shaped
-from mlsde.chunks import Chunks
+from mlsde.chunks.results import Results
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
 from mlsde.problems.kinds import kinds
@@ -194,7 +194,7 @@ def adaptivity_study(
     """
     settings = {**(_QUICK if quick else _FULL), "seed": checks.one_seed(seed)}
     settings["wrong"] = checks.positive_number("wrong", wrong)
-    chunks = Chunks(folder, settings)
+    chunks = Results(folder, settings)
     cells: list[Cell] = []
     plain: list[tuple[str, float, str]] = []
     for name, problem in kinds(seed).items():

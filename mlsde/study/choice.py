@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mlsde import checks
 from mlsde.brownian import Brownian
-from mlsde.chunks import Chunks
+from mlsde.chunks.results import Results
 from mlsde.problems import ladder
 from mlsde.problems.kinds import kinds
 from mlsde.problems.ladder import LadderProblem
@@ -269,11 +269,11 @@ class _Study:
     ) -> None:
         self.problems, self.spend, self.settings, self.folder, self.run = problems, spend, settings, folder, run
 
-    def _chunks(self, part: str, name: str) -> Chunks:
+    def _chunks(self, part: str, name: str) -> Results:
         """Pieces of one problem: a problem that has changed does not make those of the others worthless."""
         folder = None if self.folder is None else Path(self.folder) / part / name
         more = {} if part == "rivals" else {"run": self.run}
-        return Chunks(folder, {**self.settings, **more, "problem": fingerprint(self.problems[name])})
+        return Results(folder, {**self.settings, **more, "problem": fingerprint(self.problems[name])})
 
     def cells(self, progress: bool) -> Iterator[Cell]:
         names: Any = self.problems
@@ -300,7 +300,7 @@ class _Study:
             yield Cell(name, multiple, budget, gap, charged, reused, *others)
 
     def _measured(
-        self, chunks: Chunks, key: str, batch: Batch, path: Brownian | None, budget: float, charged: bool
+        self, chunks: Results, key: str, batch: Batch, path: Brownian | None, budget: float, charged: bool
     ) -> Measured:
         name = f"{key}-{'charged' if charged else 'reused'}"
         runs = [

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
-from mlsde.chunks import Chunks
+from mlsde.chunks.results import Results
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.sde import NoiseTerm
@@ -199,7 +199,7 @@ def convergence(
     }
     trials = Trials(problem, power, seeds, samples, seed, share, finest)
     made_by = {"fingerprint": _fingerprint(problem, trials.batches[0].y0[:4]), "versions": _versions()}
-    chunks = Chunks(folder, {**settings, **made_by})
+    chunks = Results(folder, {**settings, **made_by})
 
     def measure(candidate: Candidate) -> Trial:
         timed = cost == "seconds"

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mlsde import checks
 from mlsde.calibration.price import fit_gamma
-from mlsde.chunks import Chunks
+from mlsde.chunks.results import Results
 from mlsde.drawing import canvas, save
 from mlsde.hierarchy import DriftHierarchy, Level
 from mlsde.integrate import solve
@@ -282,7 +282,7 @@ def gamma_study(*, quick: bool = False, seed: int = 0, folder: str | os.PathLike
     """
     sound, others = _QUICK if quick else _FULL
     settings = {"seed": checks.one_seed(seed), "sound": sound, "others": others, "within": NEAR}
-    chunks = Chunks(folder, {**settings, "sorts": [asdict(sort) for sort in SORTS]})
+    chunks = Results(folder, {**settings, "sorts": [asdict(sort) for sort in SORTS]})
     found: list[Recovered] = []
     for number, sort in enumerate(SORTS):
         count = sound if sort.name == SOUND else others

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mlsde.brownian import Brownian
-from mlsde.chunks import Chunks
+from mlsde.chunks.results import Results
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
@@ -69,7 +69,7 @@ def fine_run(problem: LadderProblem, y0: Tensor, path: Brownian | None, steps: i
 
 
 def fine_batch(
-    problem: LadderProblem, trajectories: int, steps: int, seed: int, chunks: Chunks, key: str
+    problem: LadderProblem, trajectories: int, steps: int, seed: int, chunks: Results, key: str
 ) -> tuple[Batch, float]:
     """Samples on their paths with the end of their exact solutions, and how far that is from one of half the steps.
 
@@ -131,7 +131,7 @@ class Hindsight:
     """
 
     def __init__(
-        self, batch: Batch, budgets: Sequence[float], most_steps: int, most_coin_steps: int, chunks: Chunks
+        self, batch: Batch, budgets: Sequence[float], most_steps: int, most_coin_steps: int, chunks: Results
     ) -> None:
         self.batch, self.budgets, self.most_steps = batch, tuple(budgets), most_steps
         self.most_coin_steps = most_coin_steps

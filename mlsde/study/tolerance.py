@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mlsde import checks
-from mlsde.chunks import Chunks
+from mlsde.chunks.results import Results
 from mlsde.problems.kinds import LADDERS, NOISES, SYSTEMS, ladder, system
 from mlsde.problems.ladder import LadderProblem
 from mlsde.solution import NonFiniteError
@@ -183,7 +183,7 @@ def tolerances(
     }
     parts = [None if folder is None else os.path.join(folder, part) for part in ("references", "reached")]
     whole = {**settings, "first": fingerprint(random_problem(seed)[0])}
-    references, reached = (Chunks(part, whole) for part in parts)
+    references, reached = (Results(part, whole) for part in parts)
     numbers: Any = range(seed, seed + count)
     if progress:
         from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
@@ -199,7 +199,7 @@ def _auto() -> Reacher:
     return reach
 
 
-def _row(reach: Reacher, number: int, settings: dict[str, Any], references: Chunks, reached: Chunks) -> Row:
+def _row(reach: Reacher, number: int, settings: dict[str, Any], references: Results, reached: Results) -> Row:
     problem, noise = random_problem(number)
     half_order = noise == "multiplicative"
     steps = settings["reference_steps"] // (2 if half_order else 1)
