@@ -10,46 +10,82 @@ import torch
 
 import mlsde
 from mlsde import bench
-from mlsde.bench import contenders, timing
+from mlsde.bench import contenders, diffrax_euler, results, timing
 from mlsde.cli import bench as command
 from mlsde.cli import main
 
 ROOT = Path(__file__).parent.parent
+DIFFRAX = (contenders.TREE, contenders.UNSAFE)
+HERE = importlib.util.find_spec("diffrax") is not None
+NAMES = [
+    pytest.param(name, marks=pytest.mark.skipif(name in DIFFRAX and not HERE, reason="needs diffrax"))
+    for name in bench.CONTENDERS
+]
+IN_TORCH = [name for name in bench.CONTENDERS if name not in DIFFRAX]
 
 
 def drift(t, y):
     return -y
 
 
+LADDER = [drift] * 3
+
+
+def core_in_torch(*arguments, **options):
+    """The benchmark without diffrax, which takes seconds to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contenders, "present", lambda device: (IN_TORCH, ("a line.",)))
+        return bench.core(*arguments, **options)
+
+
 @pytest.fixture(scope="module")
 def small():
-    return bench.core(2, steps=4, shapes=[(1, 1), (3, 2)], memory_steps=[200])
+    return core_in_torch(2, steps=4, shapes=[(1, 1), (3, 2)], memory_steps=[200])
 
 
-@pytest.mark.parametrize("name", bench.CONTENDERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_contender_takes_as_many_steps(name):
-    times = []
+    level = Recorded()
+    bench.CONTENDERS[name]([level] * 3, torch.ones(2, 3), 50, 0)
+    if name in DIFFRAX:
+        diffrax_euler.settle()
+    probes = 1 if name == contenders.TORCHSDE else 0  # torchsde calls the drift once to see its shape
+    times = level.times[probes:] if name not in contenders.MULTILEVEL else list(dict.fromkeys(level.times))
+    expected = [n * bench.STEP for n in range(50)]
+    assert sorted(times) == (pytest.approx(expected, rel=1e-6) if name in DIFFRAX else expected)
 
-    def counted(t, y):
-        times.append(float(t))
+
+class Recorded:
+    """A level that keeps the times at which it is evaluated, in torch and in compiled JAX."""
+
+    def __init__(self):
+        self.times = []
+
+    def __call__(self, t, y):
+        self.times.append(float(t))
         return -y
 
-    bench.CONTENDERS[name](counted, torch.ones(2, 3), 50, 0)
-    probes = 1 if name == contenders.TORCHSDE else 0  # torchsde calls the drift once to see its shape
-    assert times[probes:] == [n * bench.STEP for n in range(50)]
+    def in_jax(self):
+        import jax
+
+        def level(t, y):
+            jax.debug.callback(lambda t: self.times.append(float(t)), t)
+            return -y
+
+        return level
 
 
-@pytest.mark.parametrize("name", bench.CONTENDERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_without_noise_every_contender_is_eulers_method(name, monkeypatch):
     monkeypatch.setattr(contenders, "DIFFUSION", 0.0)
-    y1 = bench.CONTENDERS[name](drift, torch.tensor([[1.0, -2.0]]), 1000, 0)
+    y1 = bench.CONTENDERS[name](LADDER, torch.tensor([[1.0, -2.0]]), 1000, 0)
     exact = (1 - bench.STEP) ** 1000
     torch.testing.assert_close(y1, torch.tensor([[exact, -2.0 * exact]]), rtol=1e-5, atol=0)
 
 
 def follows_the_law(contender, samples=20_000, steps=20):
     """Mean and variance after some steps against those of the scheme; each fails by chance once in 2 million."""
-    y1 = contender(drift, torch.ones(samples, 1), steps, 0).double()
+    y1 = contender(LADDER, torch.ones(samples, 1), steps, 0).double()
     shrink = 1 - bench.STEP
     mean = shrink**steps
     variance = bench.DIFFUSION**2 * bench.STEP * (1 - shrink ** (2 * steps)) / (1 - shrink**2)
@@ -58,40 +94,67 @@ def follows_the_law(contender, samples=20_000, steps=20):
     return error_of_mean < 5 and error_of_variance < 5
 
 
-@pytest.mark.parametrize("name", bench.CONTENDERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_contender_follows_the_law_of_the_scheme(name):
     assert follows_the_law(bench.CONTENDERS[name])
 
 
 def test_a_loop_with_too_little_noise_does_not_follow_the_law():
-    def wrong(drift, y0, steps, seed):
+    def wrong(levels, y0, steps, seed):
         generator = torch.Generator().manual_seed(seed)
         for _ in range(steps):
             noise = torch.randn(y0.shape, generator=generator)
-            y0 = y0 + bench.STEP * drift(0.0, y0) + 0.95 * bench.DIFFUSION * math.sqrt(bench.STEP) * noise
+            y0 = y0 + bench.STEP * levels[-1](0.0, y0) + 0.95 * bench.DIFFUSION * math.sqrt(bench.STEP) * noise
         return y0
 
     assert not follows_the_law(wrong)
 
 
 def test_every_repeat_runs_every_contender_once_and_each_comes_first_in_turn():
-    (turns,) = timing._schedule(["a", "b", "c"], [torch.ones(1, 1)], 3)
-    assert turns == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+    assert timing._schedule(["a", "b", "c"], 3, long=False) == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
 
 
-def test_torchsde_joins_every_third_repeat_of_a_large_state():
-    names = list(bench.CONTENDERS)
-    (turns,) = timing._schedule(names, [torch.ones(10_000, 64)], 9)
-    assert turns.count(contenders.TORCHSDE) == 3
-    assert all(turns.count(name) == 9 for name in names if name != contenders.TORCHSDE)
+def test_the_slow_ones_join_every_third_repeat_of_a_long_run():
+    turns = [name for repeat in timing._schedule(list(bench.CONTENDERS), 9, long=True) for name in repeat]
+    slow = (contenders.TORCHSDE, *DIFFRAX)
+    assert {name: turns.count(name) for name in bench.CONTENDERS} == {
+        name: 3 if name in slow else 9 for name in bench.CONTENDERS
+    }
 
 
 def test_the_result_holds_every_run(small):
     assert small.shapes == ((1, 1), (3, 2))
-    assert [t.contender for t in small.timings] == 2 * list(bench.CONTENDERS)
-    assert all(len(t.seconds) == 2 and min(t.seconds) > 0 and t.steps == 4 for t in small.timings)
-    assert {t.contender: t.evaluations for t in small.timings} == dict.fromkeys(bench.CONTENDERS, 4) | {"torchsde": 5}
+    assert [t.contender for t in small.timings] == 2 * IN_TORCH
+    for t in small.timings:
+        assert len(t.seconds) == len(t.drift_seconds) == 2 and min(t.seconds) > 0 and t.steps == 4
+        assert t.compile_seconds is None
     assert [run.steps for run in small.memory] == [200]
+
+
+@pytest.mark.skipif(not HERE, reason="needs diffrax")
+def test_what_diffrax_compiles_is_told_apart():
+    told = {t.contender: t for t in bench.core(1, steps=4, shapes=[(1, 1)], memory_steps=()).timings}
+    assert list(told) == list(bench.CONTENDERS)
+    for name in DIFFRAX:
+        assert told[name].compile_seconds > 0 and told[name].evaluations == (0, 0, 4)
+        assert 0 < told[name].drift_seconds[0] < told[name].compile_seconds
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluations_are_counted_level_by_level(name):
+    plain = dict.fromkeys(bench.CONTENDERS, (0, 0, 40)) | {contenders.TORCHSDE: (0, 0, 41)}
+    rules = {contenders.HOLD: ("systematic", "hold"), contenders.IMPULSE: ("independent", "impulse")}
+    for again in range(2):  # counters are used again
+        counts = timing.evaluations.__wrapped__(name, 3, 40, 7)
+        if name in rules:
+            coins, correction = rules[name]
+            multilevel = mlsde.Multilevel(mlsde.Constant([1, 0.25, 0.0625]), coins, correction)
+            sde = mlsde.SDE(mlsde.DriftHierarchy(LADDER), 0.5)
+            told = mlsde.solve(sde, torch.ones(1, 1), (0.0, 40 * bench.STEP), steps=40, seed=7, multilevel=multilevel)
+            assert counts == told.stats.evaluations
+            assert sum(counts) > 40 and counts[2] < 15
+        else:
+            assert counts == plain[name], again
 
 
 def test_the_result_survives_json(small):
@@ -101,7 +164,7 @@ def test_the_result_survives_json(small):
 @pytest.mark.parametrize("layout", [repr, bench.CoreBenchmark.markdown])
 def test_the_tables_name_everything(small, layout):
     text = layout(small)
-    for word in [*bench.CONTENDERS, "(3, 2)", "quartiles", "at most 1.3", "at least 4", "not measured", "one thread"]:
+    for word in [*IN_TORCH, "(3, 2)", "quartiles", "at most 1.3", "at least 4", "not measured", "one thread"]:
         assert word in text
 
 
@@ -109,7 +172,7 @@ def test_threads_and_random_state_are_left_as_they_were():
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(2)
     try:
-        bench.core(1, steps=2, shapes=[(1, 1)], memory_steps=())
+        core_in_torch(1, steps=2, shapes=[(1, 1)], memory_steps=())
         assert torch.get_num_threads() == 2
         assert torch.equal(torch.get_rng_state(), state)
     finally:
@@ -118,13 +181,27 @@ def test_threads_and_random_state_are_left_as_they_were():
 
 def made_up(bare, one_level, path, torchsde):
     """A result in which each contender took so many microseconds a step at each shape, and once in a while more."""
-    seconds = dict(zip(bench.CONTENDERS, (bare, one_level, path, torchsde), strict=True))
+    names = (contenders.BARE, contenders.ONE_LEVEL, contenders.PATH, contenders.TORCHSDE)
+    seconds = dict(zip(names, (bare, one_level, path, torchsde), strict=True))
     runs = [
-        bench.Timing(shape, name, 1000, 1000, (us * 1e-3, us * 1e-3, us))
+        bench.Timing(shape, name, 1000, (1000,), (us * 1e-3, us * 1e-3, us), (2e-3, 3e-3, 1e-3))
         for shape in bench.SHAPES
         for name, us in seconds.items()
     ]
     return bench.CoreBenchmark(tuple(runs), (), 0)
+
+
+def test_the_overhead_is_what_a_run_takes_beyond_its_evaluations():
+    timing = bench.Timing((1, 1), "bare loop", 100, (0, 100), (3e-3, 5e-3, 4e-3), (1e-3, 1e-3, 2.5e-3), 7.0, 2**21)
+    assert timing.microseconds == pytest.approx((35.0, 40.0, 45.0))
+    assert timing.overhead == pytest.approx((17.5, 20.0, 30.0))
+    shown = results.cells(timing, 1.0)
+    assert shown == ("bare loop", "40.0", "35.0 to 45.0", "1.00", "20.0", "3", "100", "7.0", "2.00")
+
+
+def test_the_figure_of_core_is_drawn(tmp_path):
+    assert made_up(10.0, 12.0, 15.0, 75.0).figure(str(tmp_path / "core.png")).endswith("core.png")
+    assert (tmp_path / "core.png").stat().st_size > 5000
 
 
 def test_figures_are_ratios_of_medians():
@@ -149,14 +226,32 @@ def test_a_missed_figure_is_called_missed(result, missed):
     assert not result.met
 
 
-def test_without_torchsde_a_line_says_so(monkeypatch):
+@pytest.mark.parametrize(("library", "its"), [("torchsde", [contenders.TORCHSDE]), ("diffrax", list(DIFFRAX))])
+def test_what_is_not_installed_is_left_out_with_a_line(library, its, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchsde" else find(name))
+    absent = {library} | ({"diffrax"} if not HERE else set())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else find(name))
+    names, notes = contenders.present(torch.device("cpu"))
+    assert f"{library} is not installed: left out; pip install 'mlsde[bench]'." in notes
+    assert len(notes) == len(absent)
+    assert not set(its) & set(names)
+
+
+def test_a_benchmark_without_other_libraries_runs_and_says_so(monkeypatch):
+    find = importlib.util.find_spec
+    peers = ("torchsde", "diffrax")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in peers else find(name))
     result = bench.core(1, steps=2, shapes=[(1, 1)], memory_steps=())
-    assert "torchsde" not in {t.contender for t in result.timings}
-    assert repr(result).endswith("torchsde is not installed, so there is no comparison with it: pip install torchsde.")
+    assert not {contenders.TORCHSDE, *DIFFRAX} & {t.contender for t in result.timings}
+    assert repr(result).endswith("diffrax is not installed: left out; pip install 'mlsde[bench]'.")
     assert result.figures[-1].verdict == "not measured"
     assert not result.met
+
+
+def test_diffrax_is_left_out_on_a_device_that_is_no_cpu():
+    names, notes = contenders.present(torch.device("cuda"))
+    assert not set(DIFFRAX) & set(names)
+    assert any("diffrax" in note for note in notes)
 
 
 @pytest.mark.parametrize("argument", ["repeats", "steps"])
@@ -206,13 +301,13 @@ def test_the_command_refuses_a_count_that_is_not_positive(capsys):
 def test_the_command_renews_a_page_from_its_json(small, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "core", lambda repeats, progress: small)
     file, page = tmp_path / "core.json", tmp_path / "page.md"
-    page.write_text("Before.\n<!-- numbers: begin -->\nold\n<!-- numbers: end -->\nAfter.\n")
+    page.write_text("Before.\n<!-- numbers: begin -->\nstale\n<!-- numbers: end -->\nAfter.\n")
     main(["bench", "core", "--json", str(file)])
     main(["bench", "core", "--read", str(file), "--markdown", str(page)])
     text = page.read_text()
     assert text.startswith("Before.\n")
     assert text.endswith("After.\n")
-    assert "old" not in text
+    assert "stale" not in text
     assert small.markdown() in text
 
 
@@ -240,11 +335,11 @@ def test_the_page_says_of_the_efficiency_what_was_measured():
 
 
 def with_efficiency(efficiency):
-    from mlsde.bench import Efficiency, EfficiencyBenchmark, StepPrice
+    from mlsde.bench import Efficiency, EfficiencyBenchmark
 
-    runs = [Efficiency(whose, 64, ms, (10.0, 5.0, 8.0), tuple(efficiency * x for x in (10.0, 5.0, 8.0)))
+    runs = [Efficiency(whose, 64, ms, (10.0, 5.0, 8.0), tuple(efficiency * x for x in (10.0, 5.0, 8.0)), 2**20, None)
             for whose in ("batch", "sample") for ms in (0.1, 1.0)]  # fmt: skip
-    return EfficiencyBenchmark(tuple(runs), (StepPrice("steps", 1000, 8.0, 30.0),), 3)
+    return EfficiencyBenchmark(tuple(runs), 3)
 
 
 def test_efficiency_is_the_measured_speed_up_over_the_promised(tmp_path):
@@ -254,8 +349,7 @@ def test_efficiency_is_the_measured_speed_up_over_the_promised(tmp_path):
     assert all(run.ratio == pytest.approx(0.75) for run in result.runs)
     again = EfficiencyBenchmark.from_dict(json.loads(json.dumps(result.as_dict())))
     assert again == result
-    assert "| the batch's | 64 | 0.1 | 8.00 | 6.00 | 0.75 |" in result.markdown()
-    assert "| steps | 1,000 | 8.0 | 30.0 | 22.0 |" in result.markdown()
+    assert "| the batch's | 64 | 0.1 | 8.00 | 6.00 | 0.75 | 1.00 | - |" in result.markdown()
     assert result.figure(str(tmp_path / "picture.png")).endswith("picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
@@ -275,9 +369,7 @@ def test_mlsde_bench_efficiency_measures_writes_and_reads(tmp_path, capsys, monk
     measured = bench.efficiency
 
     def small(repeats, progress):
-        return measured(
-            repeats, milliseconds=(0.02,), samples=(4,), steps=16, varied={"levels": (1, 5), "samples": (1,)}
-        )
+        return measured(repeats, milliseconds=(0.02,), samples=(4,), steps=16)
 
     monkeypatch.setattr(bench, "efficiency", small)
     file, page, picture = (tmp_path / name for name in ("n.json", "page.md", "p.png"))
@@ -285,7 +377,7 @@ def test_mlsde_bench_efficiency_measures_writes_and_reads(tmp_path, capsys, monk
     call = ["bench", "efficiency", "--repeats", "1", "--json", str(file), "--markdown", str(page)]
     assert main([*call, "--picture", str(picture)]) == 0
     told = capsys.readouterr().out
-    assert "each sample's" in told and picture.exists() and "| levels | 5 |" in page.read_text()
+    assert "each sample's" in told and picture.exists() and "| each sample's | 4 |" in page.read_text()
     result = bench.EfficiencyBenchmark.from_dict(json.loads(file.read_text()))
     assert {run.samples for run in result.runs} == {64, 4} and all(run.ratio > 0 for run in result.runs)
     assert main(["bench", "efficiency", "--read", str(file)]) == 0
@@ -296,5 +388,9 @@ def test_bench_names_a_file_of_another_suite_and_a_picture_that_it_cannot_draw(c
     core = str(ROOT / "docs" / "results" / "bench-core.json")
     assert main(["bench", "efficiency", "--read", core]) == 2
     assert "holds no numbers of efficiency" in capsys.readouterr().err
-    assert main(["bench", "core", "--read", core, "--picture", "never.png"]) == 2
-    assert "--picture is for the suite efficiency" in capsys.readouterr().err
+    assert main(["bench", "distances", "--read", core, "--picture", "never.png"]) == 2
+    assert "--picture is for core, efficiency, scaling, coins" in capsys.readouterr().err
+    assert main(["bench", "scaling", "--read", "nowhere.json"]) == 2
+    assert "nowhere.json" in capsys.readouterr().err
+    assert main(["bench", "core", "--device", "cuda"]) == 2
+    assert "core measures on the CPU alone" in capsys.readouterr().err

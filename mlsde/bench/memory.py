@@ -1,11 +1,14 @@
-"""Memory of a long run: what is held before its first step, and what grows while it runs."""
+"""Memory of a long run: what is held before its first step, what grows while it runs; the peak of any work."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ from torch import Tensor
 import mlsde
 from mlsde.bench.contenders import DIFFUSION, STEP
 
-_STATM = Path("/proc/self/statm")
+_STATM, _STATUS, _FORGET = (Path("/proc/self") / name for name in ("statm", "status", "clear_refs"))
 
 
 @dataclass(frozen=True)
@@ -77,3 +80,43 @@ def resident_bytes() -> int:
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def peak_bytes(work: Callable[[], Any], device: torch.device) -> int | None:
+    """Most memory that some work held at once, beyond what was held before it.
+
+    On a CPU: resident memory of the process, whose peak Linux can be told to forget; what the allocator had kept from
+    earlier work is given back first. On a CUDA device: what torch had allocated there.
+
+    Returns:
+        Bytes, or ``None`` where the system does not tell.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    _give_back()
+    try:
+        _FORGET.write_text("5")
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    work()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    """A size in bytes from what the system says of this process."""
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return 1024 * int(line.split()[1])
+
+
+def _give_back() -> None:
+    """Have the allocator of the C library give back what it keeps, where it can."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return
+    trim(0)

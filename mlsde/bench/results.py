@@ -11,30 +11,59 @@ import numpy as np
 from mlsde.bench.contenders import BARE, DIFFUSION, ONE_LEVEL, PATH, STEP, TORCHSDE
 from mlsde.bench.memory import Memory
 
+Quartiles = tuple[float, float, float]
+
 
 @dataclass(frozen=True)
 class Timing:
-    """Runs of one contender at one shape of the state.
+    """Runs of one contender with one ladder at one shape of the state.
 
     Attributes:
         shape: shape of the state.
         contender: a key of :data:`mlsde.bench.CONTENDERS`.
         steps: steps of each run.
-        evaluations: drift evaluations of each run.
+        evaluations: evaluations of each level in a run, cheapest first.
         seconds: wall-clock of each run.
+        drift_seconds: what as many evaluations took by themselves, measured beside each run.
+        compile_seconds: what compiling took, once and apart; ``None`` if nothing is compiled.
+        peak: most bytes that a run held at once beyond what the process held before it; ``None`` if the system does
+            not tell.
     """
 
     shape: tuple[int, ...]
     contender: str
     steps: int
-    evaluations: int
+    evaluations: tuple[int, ...]
     seconds: tuple[float, ...]
+    drift_seconds: tuple[float, ...]
+    compile_seconds: float | None = None
+    peak: int | None = None
 
     @property
-    def microseconds(self) -> tuple[float, float, float]:
+    def microseconds(self) -> Quartiles:
         """Lower quartile, median and upper quartile of the wall-clock per step."""
-        low, middle, high = np.percentile(self.seconds, [25, 50, 75]) / self.steps * 1e6
+        return self._quartiles(np.array(self.seconds))
+
+    @property
+    def overhead(self) -> Quartiles:
+        """Those of the wall-clock per step besides the evaluations of the drift: noise, update, and all around them."""
+        return self._quartiles(np.array(self.seconds) - np.array(self.drift_seconds))
+
+    def _quartiles(self, seconds: np.ndarray) -> Quartiles:
+        low, middle, high = np.percentile(seconds, [25, 50, 75]) / self.steps * 1e6
         return float(low), float(middle), float(high)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers for JSON."""
+        return {**asdict(self), "microseconds_per_step": self.microseconds, "overhead_per_step": self.overhead}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Timing:
+        """Return the timing that :meth:`as_dict` wrote."""
+        return cls(
+            tuple(data["shape"]), data["contender"], data["steps"], tuple(data["evaluations"]), tuple(data["seconds"]),
+            tuple(data["drift_seconds"]), data["compile_seconds"], data["peak"],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,7 +106,10 @@ _AT_MOST = (
 )
 _TORCHSDE_OVER_PATH = 4.0
 
-_TIMING_HEADER = ("state", "contender", "us per step", "quartiles", "x bare loop", "runs", "drift evaluations")
+_TIMING_HEADER = (
+    "state", "contender", "us per step", "quartiles", "x bare loop", "besides the drift", "runs", "drift evaluations",
+    "compiled in (s)", "peak (MiB)",
+)  # fmt: skip
 _FIGURE_HEADER = ("figure", "limit", "measured", "")
 _MEMORY_HEADER = ("steps", "held before the first (B/step)", "growth (B/step)", "change in live tensors", "")
 
@@ -135,6 +167,32 @@ class CoreBenchmark:
         """The same as tables in Markdown."""
         return "\n".join([self._heading() + "\n", *self._tables(piped), *self.notes]).rstrip()
 
+    def figure(self, file: str) -> str:
+        """Draw how many times the bare loop's a step of each contender costs; returns the file's name."""
+        from mlsde import drawing  # noqa: PLC0415, matplotlib is imported when it is asked for
+
+        names = tuple(dict.fromkeys(t.contender for t in self.timings))
+        canvas = drawing.canvas(9.0, 1.2 + 0.42 * len(names))
+        axes = canvas.subplots()
+        for i, shape in enumerate(self.shapes):
+            found = [t for t in self.timings if t.shape == shape]
+            bare = next(t.microseconds[1] for t in found if t.contender == BARE)
+            rows = [names.index(t.contender) + 0.2 * (i - 1) for t in found]
+            middle = [t.microseconds[1] / bare for t in found]
+            spread = [
+                [(t.microseconds[1] - t.microseconds[0]) / bare for t in found],
+                [(t.microseconds[2] - t.microseconds[1]) / bare for t in found],
+            ]
+            axes.errorbar(
+                middle, rows, xerr=spread, fmt="o", color=drawing.COLOURS[i + 1], markersize=5, label=f"state {shape}"
+            )
+        axes.axvline(1.0, color=drawing.COLOURS[6], linewidth=0.8)
+        axes.set(xscale="log", xlabel="a step, times the bare loop's")
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.legend(frameon=False)
+        return drawing.save(canvas, file)
+
     def as_dict(self) -> dict[str, Any]:
         """Numbers for JSON: every run, and what the tables say."""
         return {
@@ -142,14 +200,7 @@ class CoreBenchmark:
             "dtype": "float32",
             "threads": 1,
             "seed": self.seed,
-            "timings": [
-                {
-                    **asdict(t),
-                    "microseconds_per_step": t.microseconds,
-                    "over_bare": self.ratio(t.shape, t.contender, BARE),
-                }
-                for t in self.timings
-            ],
+            "timings": [{**t.as_dict(), "over_bare": self.ratio(t.shape, t.contender, BARE)} for t in self.timings],
             "figures": [{**asdict(figure), "verdict": figure.verdict} for figure in self.figures],
             "memory": [{**asdict(run), "constant": run.constant} for run in self.memory],
             "notes": list(self.notes),
@@ -158,10 +209,7 @@ class CoreBenchmark:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> CoreBenchmark:
         """Return the result that :meth:`as_dict` wrote."""
-        timings = [
-            Timing(tuple(t["shape"]), t["contender"], t["steps"], t["evaluations"], tuple(t["seconds"]))
-            for t in data["timings"]
-        ]
+        timings = map(Timing.from_dict, data["timings"])
         runs = [Memory(m["steps"], m["held"], m["growth"], m["tensors"]) for m in data["memory"]]
         return cls(tuple(timings), tuple(runs), data["seed"], tuple(data["notes"]))
 
@@ -180,15 +228,7 @@ class CoreBenchmark:
         return lines
 
     def _timing_rows(self) -> list[tuple[str, ...]]:
-        rows: list[tuple[str, ...]] = []
-        for t in self.timings:
-            low, middle, high = t.microseconds
-            over = self.ratio(t.shape, t.contender, BARE)
-            price = "-" if over is None else f"{over:.2f}"
-            quartiles = f"{_short(low)} to {_short(high)}"
-            runs, count = str(len(t.seconds)), f"{t.evaluations:,}"
-            rows.append((str(t.shape), t.contender, _short(middle), quartiles, price, runs, count))
-        return rows
+        return [(str(t.shape), *cells(t, self.ratio(t.shape, t.contender, BARE))) for t in self.timings]
 
     def _figure_rows(self) -> list[tuple[str, ...]]:
         return [
@@ -214,8 +254,29 @@ class CoreBenchmark:
         ]
 
 
-def _short(microseconds: float) -> str:
-    return f"{microseconds:,.0f}" if microseconds >= 100 else f"{microseconds:.1f}"
+def cells(t: Timing, over_bare: float | None) -> tuple[str, ...]:
+    """What the tables say of a timing, its ratio to the bare loop given."""
+    low, middle, high = t.microseconds
+    return (
+        t.contender, short(middle), f"{short(low)} to {short(high)}", "-" if over_bare is None else f"{over_bare:.2f}",
+        short(t.overhead[1]), str(len(t.seconds)), evaluated(t.evaluations),
+        "-" if t.compile_seconds is None else f"{t.compile_seconds:.1f}", mebibytes(t.peak),
+    )  # fmt: skip
+
+
+def evaluated(evaluations: Sequence[float]) -> str:
+    """Evaluations of the levels that have any, cheapest first."""
+    return " + ".join(f"{round(count):,}" for count in evaluations if count > 0)
+
+
+def mebibytes(size: float | None) -> str:
+    """A size in MiB, or a dash."""
+    return "-" if size is None else f"{size / 2**20:.2f}"
+
+
+def short(microseconds: float) -> str:
+    """Microseconds, to a tenth where they are few."""
+    return f"{microseconds:,.0f}" if abs(microseconds) >= 100 else f"{microseconds:.1f}"
 
 
 def aligned(header: Row, rows: Sequence[Row]) -> list[str]:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from mlsde import checks
-from mlsde.bench.contenders import CONTENDERS, TORCHSDE
-from mlsde.bench.memory import memory
+from mlsde.bench import contenders, diffrax_euler, levels
+from mlsde.bench.contenders import CONTENDERS
+from mlsde.bench.levels import Counted, Drift, free
+from mlsde.bench.memory import memory, peak_bytes
 from mlsde.bench.results import CoreBenchmark, Timing
 
 SHAPES = ((1, 1), (1000, 10), (10_000, 64))
-_LARGE = 100_000
-"""Elements of a state from which torchsde, which takes half a minute a run there, joins every third repeat only."""
+
+LEVELS = 3
+"""Levels of the ladder of the multilevel contenders; probabilities 1, 1/4, 1/16."""
+
+_SLOW = (contenders.TORCHSDE, contenders.TREE, contenders.UNSAFE)
+_LONG = 10_000_000
+"""Numbers in a state times steps from which the slow ones, seconds a run there, join every third repeat only."""
 
 
 def core(
@@ -31,10 +39,12 @@ def core(
     seed: int = 0,
     progress: bool = False,
 ) -> CoreBenchmark:
-    """Compare the price of a step with a bare loop and with torchsde, and watch the memory of a long run.
+    """Compare the price of a step with a bare loop, torchsde and diffrax, and watch the memory of a long run.
 
     The drift is ``-y``, the cheapest there is that is not a constant, so that what is compared is the machinery around
-    it. Every repeat runs every contender once, each time another one first; torch works with one thread meanwhile.
+    it; so is each of the three levels of the ladder. Every repeat runs every contender once, each time another one
+    first; torch and JAX work with one thread meanwhile. torchsde and diffrax are left out, with a line, where they are
+    not installed.
 
     Args:
         repeats: runs of each contender at each shape.
@@ -56,45 +66,96 @@ def core(
     checks.positive_integer("steps", steps)
     states = [torch.ones([checks.positive_integer("shapes", n) for n in shape]) for shape in shapes]
     lengths = [checks.positive_integer("memory_steps", length) for length in memory_steps]
-    names, notes = _present()
+    names, notes = contenders.present(torch.device("cpu"))
     if importlib.util.find_spec("resource") is None:
         lengths, notes = [], (*notes, "This system does not tell how much memory a process holds, so it is left out.")
-    total = len(lengths) + sum(map(len, _schedule(names, states, repeats)))
+    total = len(lengths) + len(states) * len(names) * (repeats + 1)
     with one_thread(), tqdm(total=total, disable=not progress, unit="run") as bar:
         watched = []
         for length in lengths:  # first, while the process is small
             watched.append(memory(length, seed))
             bar.update()
-        evaluations = {name: _count(name, steps, seed) for name in names}
         timings = []
-        for y0, turns in zip(states, _schedule(names, states, repeats), strict=True):
-            seconds: dict[str, list[float]] = {name: [] for name in names}
-            for name in turns:
-                seconds[name].append(_seconds(name, y0, steps, seed))
-                bar.update()
-            timings += [Timing(tuple(y0.shape), name, steps, evaluations[name], tuple(seconds[name])) for name in names]
+        for y0 in states:
+            timings += timed(names, [free] * LEVELS, y0, steps, repeats, seed, ran=bar.update)
     return CoreBenchmark(tuple(timings), tuple(watched), seed, notes)
 
 
-def _present() -> tuple[list[str], tuple[str, ...]]:
-    if importlib.util.find_spec("torchsde") is not None:
-        return list(CONTENDERS), ()
-    note = "torchsde is not installed, so there is no comparison with it: pip install torchsde."
-    return [name for name in CONTENDERS if name != TORCHSDE], (note,)
+def timed(
+    names: Sequence[str],
+    ladder: Sequence[Drift],
+    y0: Tensor,
+    steps: int,
+    repeats: int,
+    seed: int,
+    ran: Callable[[], Any] = lambda: None,
+) -> list[Timing]:
+    """Time contenders in turn, and beside them the evaluations of their drift by themselves.
+
+    Args:
+        names: of contenders.
+        ladder: the levels; all but the multilevel contenders use the last alone.
+        y0: the state, whose device is used.
+        steps: of each run.
+        repeats: of each contender; the slow ones rest in two of three where a run is long.
+        seed: of the runs.
+        ran: called after each run, and for each that rests.
+    """
+    compiled = {name: contenders.compile_seconds(name, ladder, y0) for name in names}
+    counts = {name: evaluations(name, len(ladder), steps, seed) for name in names}
+    long = steps * y0.numel() >= _LONG
+    peaks = {}
+    for name in names:
+        work = _run(name, ladder, y0, steps, seed)
+        runs = 1 if long else 2  # the first may also load what stays, which is little beside a long one
+        found = [peak_bytes(work, y0.device) for _ in range(runs)]
+        peaks[name] = min((peak for peak in found if peak is not None), default=None)
+        ran()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    inside: dict[str, list[float]] = {name: [] for name in names}
+    for turns in _schedule(list(names), repeats, long):
+        prices = _prices(ladder, y0, any(map(contenders.speaks_jax, turns)))
+        for name in turns:
+            seconds[name].append(levels.clock(_run(name, ladder, y0, steps, seed), y0.device))
+            each = prices[contenders.speaks_jax(name)]
+            inside[name].append(sum(n * p for n, p in zip(counts[name], each, strict=True)))
+            ran()
+        for _ in range(len(names) - len(turns)):
+            ran()
+    return [
+        Timing(tuple(y0.shape), name, steps, counts[name], tuple(seconds[name]), tuple(inside[name]),
+               compiled[name], peaks[name])
+        for name in names
+    ]  # fmt: skip
 
 
-def _schedule(names: list[str], states: list[Tensor], repeats: int) -> list[list[str]]:
-    """For each state, whose turn it is: in repeat ``r`` contender ``r`` comes first, and the others follow in order."""
+def _run(name: str, ladder: Sequence[Drift], y0: Tensor, steps: int, seed: int) -> Callable[[], None]:
+    def run() -> None:
+        y1 = CONTENDERS[name](ladder, y0, steps, seed)
+        if y1.shape != y0.shape or not math.isfinite(float(y1.sum())):
+            shape = tuple(y0.shape)
+            raise RuntimeError(f"{name} returned no finite state of shape {shape}; its time would mean nothing.")
+
+    return run
+
+
+def _schedule(names: list[str], repeats: int, long: bool) -> list[list[str]]:
+    """Whose turn it is: in repeat ``r`` contender ``r`` comes first, and the others follow in order."""
     schedule = []
-    for y0 in states:
-        turns: list[str] = []
-        for r in range(repeats):
-            first = r % len(names)
-            rotated = names[first:] + names[:first]
-            rests = y0.numel() >= _LARGE and r % 3 > 0
-            turns += [name for name in rotated if not (rests and name == TORCHSDE)]
-        schedule.append(turns)
+    for r in range(repeats):
+        first = r % len(names)
+        rotated = names[first:] + names[:first]
+        schedule.append([name for name in rotated if not (long and r % 3 > 0 and name in _SLOW)])
     return schedule
+
+
+def _prices(ladder: Sequence[Drift], y0: Tensor, in_jax: bool) -> dict[bool, list[float]]:
+    """Seconds of one evaluation of each level, in torch and in JAX; the same level is timed once."""
+    torchs = {level: levels.price(level, y0) for level in dict.fromkeys(ladder)}
+    jaxs = dict.fromkeys(ladder, 0.0)
+    if in_jax:
+        jaxs[ladder[-1]] = diffrax_euler.price(ladder[-1], y0)
+    return {False: [torchs[level] for level in ladder], True: [jaxs[level] for level in ladder]}
 
 
 @contextmanager
@@ -109,27 +170,22 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _drift(t: Tensor, y: Tensor) -> Tensor:
-    return -y
+@lru_cache(maxsize=64)
+def evaluations(name: str, count: int, steps: int, seed: int) -> tuple[int, ...]:
+    """Evaluations of each of ``count`` levels in one run, counted apart, so that counting costs the timed runs nothing.
+
+    They depend neither on the drift nor on the state.
+    """
+    ladder = _counters(count)
+    for level in ladder:
+        level.count = 0
+    CONTENDERS[name](ladder, torch.ones(1, 1), steps, seed)
+    if contenders.speaks_jax(name):
+        diffrax_euler.settle()
+    return tuple(level.count for level in ladder)
 
 
-def _seconds(name: str, y0: Tensor, steps: int, seed: int) -> float:
-    start = time.perf_counter()
-    y1 = CONTENDERS[name](_drift, y0, steps, seed)
-    seconds = time.perf_counter() - start
-    if y1.shape != y0.shape or not math.isfinite(float(y1.sum())):
-        raise RuntimeError(f"{name} returned no finite state of shape {tuple(y0.shape)}; its time would mean nothing.")
-    return seconds
-
-
-def _count(name: str, steps: int, seed: int) -> int:
-    """Drift evaluations of one run, counted apart, so that counting costs the timed runs nothing."""
-    count = 0
-
-    def drift(t: Tensor, y: Tensor) -> Tensor:
-        nonlocal count
-        count += 1
-        return _drift(t, y)
-
-    CONTENDERS[name](drift, torch.ones(1, 1), steps, seed)
-    return count
+@lru_cache(maxsize=8)
+def _counters(count: int) -> tuple[Counted, ...]:
+    """Counting levels, the same for each call, so that they are compiled once."""
+    return tuple(Counted(free) for _ in range(count))

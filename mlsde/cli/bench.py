@@ -1,4 +1,4 @@
-"""Benchmarks: the price of a step against a bare loop and torchsde; a trained diffusion ladder against its rivals."""
+"""Benchmarks: the price of a step against a bare loop, torchsde and diffrax; trained ladders against their rivals."""
 
 from __future__ import annotations
 
@@ -6,23 +6,42 @@ import argparse
 import datetime
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mlsde import bench, checks
 from mlsde.cli import bench_diffusion, bench_distances
 from mlsde.cli.output import environment, renewed, write_json
 
+Result = bench.CoreBenchmark | bench.EfficiencyBenchmark | bench.ScalingBenchmark | bench.CoinBenchmark
+
+_RESULTS: dict[str, type[Result]] = {
+    "core": bench.CoreBenchmark,
+    "efficiency": bench.EfficiencyBenchmark,
+    "scaling": bench.ScalingBenchmark,
+    "coins": bench.CoinBenchmark,
+}
+_PEERS = {"core": ("torchsde", "diffrax", "jax"), "scaling": ("torchsde", "diffrax", "jax")}
+"""Other libraries that take part in a suite."""
+
+_MARKERS = {"core": "numbers"}
+"""What the markers in the page are called, where not like the suite."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument("suite", choices=[*_RESULTS, "diffusion", "distances"], help="which benchmark to run")
     parser.add_argument(
-        "suite", choices=["core", "efficiency", "diffusion", "distances"], help="which benchmark to run"
+        "--repeats", type=_count, metavar="N", help="runs of each contender (default: 9 for core, 5 for the others)"
     )
-    parser.add_argument("--repeats", type=_count, default=9, metavar="N", help="runs of each contender (default: 9)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE")
     parser.add_argument("--markdown", metavar="FILE", help="renew the numbers in the page FILE, between its markers")
-    parser.add_argument("--picture", metavar="FILE", help="draw the suite efficiency into FILE")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="draw core, efficiency, scaling or coins into FILE; needs matplotlib"
+    )
     parser.add_argument("--read", metavar="FILE", help="take the numbers from what --json wrote, and measure nothing")
     bench_diffusion.add_arguments(parser)
     bench_distances.add_arguments(parser)
@@ -37,55 +56,78 @@ def _count(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command: 0 whether or not the figures are met, because a busy machine misses some; 2 for bad input."""
-    if arguments.picture is not None and arguments.suite != "efficiency":
-        print("mlsde bench: --picture is for the suite efficiency; diffusion has --pictures.", file=sys.stderr)
-        return 2
-    if arguments.suite == "diffusion":
-        return bench_diffusion.run(arguments)
-    if arguments.suite == "distances":
-        return bench_distances.run(arguments)
-    if arguments.read is not None:
-        numbers = json.loads(Path(arguments.read).read_text())
-    else:
-        numbers = {
-            "command": f"mlsde bench {arguments.suite} --repeats {arguments.repeats}",
-            "date": datetime.date.today().isoformat(),
-            "environment": environment(),
-            **_measured(arguments.suite, arguments.repeats).as_dict(),
-        }
+    suite = arguments.suite
+    if suite not in _RESULTS and arguments.picture is None:
+        return (bench_diffusion if suite == "diffusion" else bench_distances).run(arguments)
     try:
-        result = _result(arguments.suite, numbers)
-    except (KeyError, TypeError) as error:
-        print(f"mlsde bench: {arguments.read!r} holds no numbers of {arguments.suite} ({error}).", file=sys.stderr)
+        _refuse(arguments)
+        numbers = _measured(arguments) if arguments.read is None else _read(arguments.read, suite)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"mlsde bench: {error}", file=sys.stderr)
         return 2
+    result = _result(suite, numbers)
     print(result)
     write_json(arguments.json, numbers)
     if arguments.markdown is not None:
         page = Path(arguments.markdown)
-        marker = "numbers" if arguments.suite == "core" else arguments.suite
-        page.write_text(renewed(page.read_text(), _section(numbers, arguments.suite), marker))
+        page.write_text(renewed(page.read_text(), _section(numbers, suite), _MARKERS.get(suite, suite)))
     if arguments.picture is not None:
-        assert isinstance(result, bench.EfficiencyBenchmark)
         print(result.figure(arguments.picture))
     return 0
 
 
-def _measured(suite: str, repeats: int) -> bench.CoreBenchmark | bench.EfficiencyBenchmark:
-    if suite == "core":
-        return bench.core(repeats, progress=True)
-    return bench.efficiency(repeats, progress=True)
+def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    suite, repeats = arguments.suite, arguments.repeats or (9 if arguments.suite == "core" else 5)
+    options = {} if arguments.device == "cpu" else {"device": arguments.device}
+    result = getattr(bench, suite)(repeats, progress=True, **options)
+    return {
+        "command": " ".join(
+            ["mlsde bench", suite, f"--repeats {repeats}", *(f"--{k} {v}" for k, v in options.items())]
+        ),
+        "date": datetime.date.today().isoformat(),
+        "environment": environment() | {"libraries": _versions(_PEERS.get(suite, ()))},
+        **result.as_dict(),
+    }
 
 
-def _result(suite: str, numbers: dict[str, Any]) -> bench.CoreBenchmark | bench.EfficiencyBenchmark:
-    if suite == "core":
-        return bench.CoreBenchmark.from_dict(numbers)
-    return bench.EfficiencyBenchmark.from_dict(numbers)
+def _refuse(arguments: argparse.Namespace) -> None:
+    if arguments.suite not in _RESULTS:
+        raise ValueError(f"--picture is for {', '.join(_RESULTS)}; diffusion has --pictures.")
+    if arguments.suite == "core" and arguments.device != "cpu":
+        raise ValueError("core measures on the CPU alone; --device is for the other suites.")
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {arguments.device}: torch sees no CUDA device here.")
+
+
+def _read(file: str, suite: str) -> dict[str, Any]:
+    numbers: dict[str, Any] = json.loads(Path(file).read_text())
+    try:
+        _section(numbers, suite)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file!r} holds no numbers of {suite} ({error}).") from error
+    return numbers
+
+
+def _result(suite: str, numbers: dict[str, Any]) -> Result:
+    return _RESULTS[suite].from_dict(numbers)
+
+
+def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for name in libraries:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def _section(numbers: dict[str, Any], suite: str = "core") -> str:
     where = numbers["environment"]
+    versions = {"mlsde": where["mlsde"], "torch": where["torch"], **where["libraries"], "Python": where["python"]}
     taken = (
         f"Measured on {numbers['date']} with `{numbers['command']}` on {where['machine']}, {where['cores']} cores: "
-        f"mlsde {where['mlsde']}, torch {where['torch']}, Python {where['python']}."
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
     return f"\n{taken}\n\n{_result(suite, numbers).markdown()}\n\n"
