@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import mlsde
+from mlsde import extras
 from mlsde.cli import bench as bench
 from mlsde.cli import demo as demo
 from mlsde.cli import sample as sample
@@ -16,7 +18,7 @@ _COMMANDS = {"demo": demo, "study": study, "bench": bench, "train": train, "samp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``mlsde COMMAND …`` and return the exit status."""
+    """Run ``mlsde COMMAND …`` and return the exit status: 2 too if an extra is not installed."""
     parser = argparse.ArgumentParser(prog="mlsde", description=(mlsde.__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"mlsde {mlsde.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -26,4 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)
-    return int(parsed.run(parsed))
+    try:
+        return int(parsed.run(parsed))
+    except ModuleNotFoundError as error:
+        told = extras.sentence(f"mlsde {parsed.command}", error)
+        if told is None:
+            raise
+        print(f"mlsde {parsed.command}: {told}", file=sys.stderr)
+        return 2

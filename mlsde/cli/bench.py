@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlsde import bench, checks
+from mlsde import bench, checks, extras
 from mlsde.cli import bench_diffusion, bench_distances
 from mlsde.cli.output import environment, renewed, write_json
 
@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.picture is not None and arguments.suite != "efficiency":
         print("mlsde bench: --picture is for the suite efficiency; diffusion has --pictures.", file=sys.stderr)
         return 2
+    if arguments.picture is not None:
+        extras.require("the picture", "matplotlib")
     if arguments.suite == "diffusion":
         return bench_diffusion.run(arguments)
     if arguments.suite == "distances":

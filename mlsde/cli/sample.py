@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mlsde import checks
+from mlsde import checks, extras
 from mlsde.cli.output import environment, numbers, write_json
 
 
@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch  # noqa: PLC0415
 
     try:
+        extras.require("the picture", "matplotlib")
         from mlsde.diffusion import pictures  # noqa: PLC0415
         from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
 
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             budgets=numbers("--budgets", arguments.budgets), seed=arguments.seed,
             report=lambda line: print(f"  {line}", file=sys.stderr),
         )  # fmt: skip
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"mlsde sample: {error}", file=sys.stderr)
         return 2
     print(ladder)
