@@ -25,10 +25,11 @@ test-slow: $(READY)  ## the long studies
 test-cuda: $(READY)  ## the tests that need a CUDA device; `python examples/on_cuda.py` runs all that does
 	$(BIN)/python -m pytest -q -m cuda
 
-lint: $(READY)  ## style and types
+lint: $(READY)  ## style, types and sizes of files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	.ci/sizes
 
 docs: $(READY)  ## the pages as a site under build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
