@@ -17,8 +17,11 @@ import mlsde
 Drift = Callable[[Tensor, Tensor], Tensor]
 Contender = Callable[[Drift, Tensor, int, int], Tensor]
 
-STEP, DIFFUSION = 2.0**-10, 0.5
+STEP = 2.0**-10
 """Length of a step, a power of two so that ``t += dt`` is exact in float32 too and nobody takes one step more."""
+
+DIFFUSION = 0.5
+"""The noise term of the equation that every contender solves."""
 
 
 def bare_loop(drift: Drift, y0: Tensor, steps: int, seed: int) -> Tensor:
@@ -84,3 +87,4 @@ CONTENDERS: dict[str, Contender] = {
     PATH: brownian_path,
     TORCHSDE: torchsde_euler,
 }
+"""What is measured, by name: each solves the equation of a drift from a state, over so many steps, with a seed."""

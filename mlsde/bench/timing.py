@@ -18,6 +18,8 @@ from mlsde.bench.memory import memory
 from mlsde.bench.results import CoreBenchmark, Timing
 
 SHAPES = ((1, 1), (1000, 10), (10_000, 64))
+"""Shapes of the states that :func:`core` measures."""
+
 _LARGE = 100_000
 """Elements of a state from which torchsde, which takes half a minute a run there, joins every third repeat only."""
 
