@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mlsde import extras
+
 COLOURS = ("#1b1b1b", "#c1272d", "#0072b2", "#009e73", "#e69f00", "#984ea3", "#7f7f7f")
 
 
@@ -19,7 +21,7 @@ def canvas(width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the figure needs matplotlib: pip install 'mlsde[demo]'") from error
+        raise extras.missing("the figure", error) from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

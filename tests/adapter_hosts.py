@@ -82,7 +82,7 @@ class Host:
         if net is not None:
             self.set(net)
         options = {"num_inference_steps": STEPS, **self.options, **options}
-        return self.pipe(generator=torch.Generator().manual_seed(0), **options).images
+        return torch.as_tensor(self.pipe(generator=torch.Generator().manual_seed(0), **options).images)
 
 
 def ddpm():

@@ -1,47 +1,175 @@
-"""Every python block of the README and of the pages runs, in order, page by page."""
+"""The README and the pages are true: code runs, prints what stands below it, commands are ones that there are."""
 
-import contextlib
-import io
+import ast
+import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
+from mlsde import cli
+from mlsde.cli.study import named_studies
+
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$(\n*)", re.MULTILINE | re.DOTALL)
 
 
-PRINTS_THE_SAME_EVERYWHERE = ["interfaces.md"]
+def fenced(page: Path) -> list[tuple[str, str, bool]]:
+    """Language and text of each fenced block, and whether it stands right below the one before it."""
+    found, end = [], -1
+    text = page.read_text()
+    for match in FENCE.finditer(text):
+        indent, language, inside, _ = match.groups()
+        code = re.sub(rf"^{indent}", "", inside, flags=re.MULTILINE)
+        found.append((language, code, match.start() == end))
+        end = match.end()
+    return found
 
 
-def blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+def blocks(page: Path) -> list[tuple[str, str | None]]:
+    """Each block of Python, and the output that is shown below it, if any."""
+    found = fenced(page)
+    below = [text if language == "text" and near else None for language, text, near in [*found[1:], ("", "", False)]]
+    return [(code, shown) for (language, code, _), shown in zip(found, below, strict=False) if language == "python"]
 
 
-def shown(page: Path) -> list[str]:
-    """What stands below each block as what it prints; nothing where nothing does."""
-    pattern = r"^```python\n.*?^```\n(?:\n```text\n(.*?)^```\n)?"
-    return re.findall(pattern, page.read_text(), flags=re.MULTILINE | re.DOTALL)
+def timeless(output: str) -> list[str]:
+    """Lines without what the clock says: numbers of seconds, and the last column of a table that ends in seconds."""
+    lines, ends = [], -1
+    for line in re.sub(r"\b[\d.]+(e-?\d+)? (s|seconds|ms|us)\b", "# s", output).rstrip().splitlines():
+        words = line.split()
+        if words[-1:] == ["seconds"]:
+            ends = len(line.rstrip())
+        elif words and len(line.rstrip()) == ends and re.fullmatch(r"[\d.]+(e-?\d+)?", words[-1]):
+            words[-1] = "#"  # it ends where the heading does
+        lines.append(" ".join(words))
+    return lines
+
+
+def same(printed: list[str], shown: list[str]) -> bool:
+    """Whether lines are those shown, where a line of three dots stands for any number of them."""
+    if "..." not in shown:
+        return printed == shown
+    gap = shown.index("...")
+    before, after = shown[:gap], shown[gap + 1 :]
+    return printed[:gap] == before and any(same(printed[k:], after) for k in range(gap, len(printed) + 1))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_code_of_the_page_runs_as_it_stands(page):
+def test_code_of_the_page_runs_as_it_stands_and_prints_what_is_shown(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     namespace: dict[str, object] = {}
-    printed = []
-    for number, code in enumerate(blocks(page)):
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)
-        printed.append(out.getvalue())
-    if page.name in PRINTS_THE_SAME_EVERYWHERE:
-        assert printed == shown(page)
+    for number, (code, shown) in enumerate(blocks(page)):
+        exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)
+        printed = timeless(capsys.readouterr().out)
+        if shown is not None:
+            assert same(printed, timeless(shown)), "\n".join([f"{page.name}, block {number} prints:", *printed])
+
+
+def test_output_is_compared_in_all_but_what_the_clock_says():
+    table = "        price  seconds\n  level 1    50 {:>6}\n  cost 40\n  wall-clock {} s; seed 0"
+    assert timeless(table.format(0.1, 2.5)) == timeless(table.format("3e-05", 0.25))
+    assert timeless(table.format(0.1, 2.5)) != timeless(table.format(0.1, 2.5).replace("cost 40", "cost 41"))
+    assert "50" in timeless(table.format(0.1, 2.5))[1]
+    assert same(["a", "b", "c"], ["a", "...", "c"]) and same(["a", "c"], ["a", "...", "c"])
+    assert not same(["a", "b", "d"], ["a", "...", "c"])
+
+
+def test_a_text_block_is_output_only_right_below_code(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint(1)\n```\n\n```text\n1\n```\n\nWords.\n\n```text\n2\n```\n```python\npass\n```\n")
+    assert blocks(page) == [("print(1)\n", "1\n"), ("pass\n", None)]
+
+
+COMMAND = re.compile(r"(mlsde|python|make|pip|torchrun|pre-commit|git) ")
+
+
+def commands(page: Path) -> list[str]:
+    """Commands of the untagged blocks, a line each, and those within sentences."""
+    lines = [
+        line
+        for language, text, _ in fenced(page)
+        if language in ("", "bash", "sh", "console", "shell")
+        for line in re.sub(r"\\\n *", "", text).splitlines()
+    ]
+    prose = FENCE.sub("", page.read_text())
+    lines += [re.sub(r"\s+", " ", code) for code in re.findall(r"`([^`]+)`", prose)]
+    return [line for line in lines if COMMAND.match(line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_page_are_ones_that_there_are(page):
+    for command in commands(page):
+        words = shlex.split(command.partition(" > ")[0], comments=True)
+        if "…" in command or words[0] not in ("mlsde", "python"):
+            continue
+        if words[0] == "mlsde":
+            understood(words[1:])
+        elif words[1] == "-m":
+            assert importlib.util.find_spec(words[2]), command
+        else:
+            assert (ROOT / words[1]).exists(), command
+
+
+def understood(words: list[str]) -> None:
+    """The command line takes these words; a study has the names that are given. A command alone is its name."""
+    if words in [[name] for name in cli.COMMANDS]:
+        return
+    try:
+        parsed = cli.parser().parse_args(words)
+    except SystemExit as left:  # after --help or --version, or at words that it does not know
+        if left.code:
+            raise AssertionError(f"mlsde does not know {words}") from left
+        return
+    if parsed.command == "study":
+        assert set(parsed.names) <= {*named_studies(), "all", "NAME"}, words
+
+
+@pytest.mark.parametrize("words", ["study no-such-study", "study ode-3 --no-such-option", "draw", "bench speed"])
+def test_a_command_that_there_is_not_is_noticed(words, capsys):
+    with pytest.raises(AssertionError):
+        understood(words.split())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_block_that_is_not_run_is_one_of_commands_or_of_the_host_s_code(page):
+    for language, text, _ in fenced(page):
+        assert language in ("", "python", "text", "bibtex"), f"{page.name} has a block of {language!r}"
+        if language == "" and not all(COMMAND.match(line) for line in re.sub(r"\\\n", "", text).splitlines()):
+            run_in_a_pipeline(text)
+
+
+def run_in_a_pipeline(code: str) -> None:
+    """Run code that starts from a pipeline ``pipe`` of diffusers and three networks of one training."""
+    import adapter_hosts
+
+    nets = adapter_hosts.unets()
+    host = adapter_hosts.ddpm()
+    names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    assert "pipe" in names, f"neither commands nor code around a pipeline: {code}"
+    import mlsde
+
+    given = {"mlsde": mlsde, "pipe": host.pipe, "small": nets[0], "medium": nets[-1], "large": nets[-1]}
+    exec(compile(code, "code around a pipeline", "exec"), given)
+    assert isinstance(host.pipe.unet, mlsde.diffusion.MultilevelDenoiser)
+
+
+def test_every_example_is_run_by_a_test_and_named_by_a_page():
+    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_example*.py"))
+    pages = "".join(page.read_text() for page in [*PAGES, ROOT / "Makefile"])
+    for example in sorted((ROOT / "examples").glob("*.py")):
+        assert f'"{example.stem}"' in tests, example.name
+        assert f"examples/{example.name}" in pages, example.name
 
 
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", FENCE.sub("", page.read_text())):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 

@@ -303,7 +303,7 @@ SOURCES = {
     "folder of text": (lambda p: folder_with(p, a__txt=b"x"), ValueError, ["holds no images"]),
     "damaged picture": (lambda p: folder_with(p, a__png=b"\x89PNG\r\n\x1a\nxx"), ValueError, ["a.png", "remove it"]),
     "text as picture": (lambda p: folder_with(p, a__jpg=b"hello"), ValueError, ["a.jpg", "remove it"]),
-    "16 bits": (of_16_bits, ValueError, ["deep.png", "I;16"]),
+    "16 bits": (of_16_bits, ValueError, ["deep.png", "of mode I"]),
     "two sizes": (two_sizes, ValueError, ["differ in size", "give a size"]),
     "not square": (lambda p: npy(p, some_bytes(9, 4, 5)), ValueError, ["square", "4 x 5", "size"]),
     "truncated idx": (lambda p: file_with(p, "x-idx3-ubyte", WHOLE[:-5]), ValueError, ["x-idx3-ubyte", "139 bytes"]),

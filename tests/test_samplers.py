@@ -244,7 +244,8 @@ def test_weights_integrate_polynomials_of_their_order(order, churn):
         h = log_snrs[n + 1] - log_snrs[n]
         x = np.linspace(0.0, h, 20_001)
         for degree in range(len(weights)):
-            exact = np.trapezoid(a * np.exp(-a * (h - x)) * x**degree, x)
+            heights = a * np.exp(-a * (h - x)) * x**degree
+            exact = (0.5 * np.diff(x) * (heights[1:] + heights[:-1])).sum()
             if degree == 1 and len(weights) == 2:
                 exact = 0.5 * h * -math.expm1(-a * h)  # as the paper has it
             values = (log_snrs[n - np.arange(len(weights))] - log_snrs[n]) ** degree

@@ -20,8 +20,11 @@ from mlsde.bench.levels import Drift
 
 Contender = Callable[[Sequence[Drift], Tensor, int, int], Tensor]
 
-STEP, DIFFUSION = 2.0**-10, 0.5
+STEP = 2.0**-10
 """Length of a step, a power of two so that ``t += dt`` is exact in float32 too and nobody takes one step more."""
+
+DIFFUSION = 0.5
+"""The noise term of the equation that every contender solves."""
 
 FEWER = 0.25
 """Probability of a level over that of the one below it."""
@@ -123,6 +126,7 @@ CONTENDERS: dict[str, Contender] = {
     TREE: diffrax_tree,
     UNSAFE: diffrax_unsafe,
 }
+"""What is measured, by name: each solves the equation of a drift from a state, over so many steps, with a seed."""
 
 MULTILEVEL = (HOLD, IMPULSE)
 """The contenders that use every level."""

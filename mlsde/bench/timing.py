@@ -21,6 +21,7 @@ from mlsde.bench.memory import memory, peak_bytes
 from mlsde.bench.results import CoreBenchmark, Timing
 
 SHAPES = ((1, 1), (1000, 10), (10_000, 64))
+"""Shapes of the states that :func:`core` measures."""
 
 LEVELS = 3
 """Levels of the ladder of the multilevel contenders; probabilities 1, 1/4, 1/16."""

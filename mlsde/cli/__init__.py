@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import mlsde
+from mlsde import extras
 from mlsde.cli import bench as bench
 from mlsde.cli import demo as demo
 from mlsde.cli import sample as sample
 from mlsde.cli import study as study
 from mlsde.cli import train as train
 
-_COMMANDS = {"demo": demo, "study": study, "bench": bench, "train": train, "sample": sample}
+COMMANDS = {"demo": demo, "study": study, "bench": bench, "train": train, "sample": sample}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``mlsde COMMAND …`` and return the exit status."""
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``mlsde COMMAND …``; what it parses has the command's function as ``run``."""
     parser = argparse.ArgumentParser(prog="mlsde", description=(mlsde.__doc__ or "").splitlines()[0])
     parser.add_argument("--version", action="version", version=f"mlsde {mlsde.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in _COMMANDS.items():
+    for name, module in COMMANDS.items():
         summary = (module.__doc__ or "").splitlines()[0]
         command = commands.add_parser(name, help=summary, description=summary)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    parsed = parser.parse_args(arguments)
-    return int(parsed.run(parsed))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``mlsde COMMAND …`` and return the exit status: 2 too if an extra is not installed."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except ModuleNotFoundError as error:
+        told = extras.sentence(f"mlsde {parsed.command}", error)
+        if told is None:
+            raise
+        print(f"mlsde {parsed.command}: {told}", file=sys.stderr)
+        return 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mlsde import bench, checks
+from mlsde import bench, checks, extras
 from mlsde.cli import bench_diffusion, bench_distances
 from mlsde.cli.output import environment, renewed, write_json
 
@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     suite = arguments.suite
     if suite not in _RESULTS and arguments.picture is None:
         return (bench_diffusion if suite == "diffusion" else bench_distances).run(arguments)
+    if arguments.picture is not None:
+        extras.require("the picture", "matplotlib")
     try:
         _refuse(arguments)
         numbers = _measured(arguments) if arguments.read is None else _read(arguments.read, suite)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlsde import checks
+from mlsde import checks, extras
 from mlsde.cli.output import environment, numbers, renewed, write_json
 
 EQUATIONS = {"ode": 0.0, "sde": 1.0}
@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mlsde.diffusion.benchmark import Benchmark, Size  # noqa: PLC0415
     from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
 
+    if arguments.pictures is not None:
+        extras.require("the picture", "matplotlib")
     try:
         if arguments.results is not None:
             return _pages(arguments)
@@ -78,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "verdicts": benchmark_report.as_json(benchmark_report.verdicts(result)),
                 "environment": _where(arguments.device),
             }
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"mlsde bench diffusion: {error}", file=sys.stderr)
         return 2
     print(benchmark_report.table(result))

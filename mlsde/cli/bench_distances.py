@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             ladder, images, net, ways, count=arguments.count, churn=EQUATIONS[equation],
             folder=arguments.folder, report=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
         )  # fmt: skip
-    except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"mlsde bench distances: {error}", file=sys.stderr)
         return 2
     if not tells():

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from mlsde import checks
+from mlsde import checks, extras
 from mlsde.cli.output import environment, write_json
 
 
@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mlsde.diffusion.demo import Setting, digits_demo  # noqa: PLC0415
     from mlsde.diffusion.demo_figure import save_demo_figure  # noqa: PLC0415
 
+    extras.require("the demo", "sklearn", "matplotlib")
     begin = time.perf_counter()
     try:
         torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))

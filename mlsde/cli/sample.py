@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mlsde import checks
+from mlsde import checks, extras
 from mlsde.cli.output import environment, numbers, own_device, tells, write_json
 
 
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch  # noqa: PLC0415
 
     try:
+        extras.require("the picture", "matplotlib")
         from mlsde.diffusion import pictures  # noqa: PLC0415
         from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
 
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             budgets=numbers("--budgets", arguments.budgets), seed=arguments.seed, chunk=arguments.chunk,
             folder=arguments.folder, report=lambda line: print(f"  {line}", file=sys.stderr),
         )  # fmt: skip
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print("; ".join([f"mlsde sample: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 2
     if not tells():

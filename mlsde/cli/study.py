@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import mlsde
-from mlsde import checks
+from mlsde import checks, extras
 from mlsde.cli.output import environment, renewed, write_json
 
 
@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         for name, study in named_studies().items():
             print(f"{name:20s} {study.title}")
         return 0
+    if arguments.picture is not None:
+        extras.require("the picture", "matplotlib")
     try:
         torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
         if arguments.page is not None:

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command: 0 if the ladder is trained, 3 if there is more to do, 2 for bad input, 1 if a level diverged."""
     try:
         return _run(arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"mlsde train: {error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mlsde import extras
 from mlsde.diffusion.denoisers import Denoiser, denoiser_ladder, guided
 from mlsde.diffusion.digits import DigitsLadder, digits_ladder
 from mlsde.diffusion.linearity import Linearity, affine_in_output
@@ -88,8 +89,6 @@ def __getattr__(name: str) -> Any:
     try:
         found = getattr(import_module(f"mlsde.diffusion.{_LATER[name]}"), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("diffusers", "safetensors", "accelerate"):
-            raise ModuleNotFoundError(f"{name} needs diffusers: pip install 'mlsde[diffusion]'") from error
-        raise
+        raise extras.missing(name, error) from error
     globals()[name] = found
     return found

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mlsde import checks
+from mlsde import checks, extras
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _EMOJI = re.compile(r"(?:emoji_u)?([0-9a-f]{4,6}(?:[-_][0-9a-f]{4,6})*)", re.IGNORECASE)
@@ -145,7 +145,7 @@ def _digits(size: int | None, held_out: float, seed: int) -> Images:
     try:
         from sklearn.datasets import load_digits  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the digits come with scikit-learn: pip install 'mlsde[diffusion]'.") from error
+        raise extras.missing("'digits'", error) from error
     found = load_digits()
     images = torch.as_tensor((found.images * 255.0 / 16.0).round().astype(np.uint8))[:, None]
     return _split(images, torch.as_tensor(found.target), list(range(len(images))), size, held_out, seed, "digits")
@@ -218,7 +218,7 @@ def _picture(file: Path, size: int | None) -> Tensor:
     try:
         from PIL import Image, ImageOps  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("pictures are read by Pillow: pip install 'mlsde[diffusion]'.") from error
+        raise extras.missing("reading pictures", error) from error
     try:
         with Image.open(file) as opened:
             if opened.mode[0] in "IF":  # 16 or 32 bits, which Pillow would clip and not scale

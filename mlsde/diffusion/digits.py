@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlsde import checks
+from mlsde import checks, extras
 from mlsde.diffusion.mixture import GaussianMixture
 from mlsde.diffusion.variance_preserving import VariancePreserving
 from mlsde.hierarchy import DriftHierarchy
@@ -66,7 +66,7 @@ def digits_ladder(
         from sklearn.cluster import KMeans  # noqa: PLC0415
         from sklearn.datasets import load_digits  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the digits come with scikit-learn: pip install 'mlsde[demo]'") from error
+        raise extras.missing("the ladder of digits", error) from error
     pixels = load_digits().data / 8.0 - 1.0
     mean = pixels.mean(axis=0)
     _, _, basis = np.linalg.svd(pixels - mean, full_matrices=False)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlsde import checks
+from mlsde import checks, extras
 from mlsde.chunks import write_atomically
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -224,6 +224,7 @@ def _untrained(file: Path, model_class: Any) -> Any:
 
 
 def _class(kind: str, folder: Path) -> Any:
+    extras.require("a trained ladder", "diffusers")
     import diffusers  # noqa: PLC0415, slow to import
 
     from mlsde.diffusion.nets import PatchUNet  # noqa: PLC0415

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, ModelMixin, UNet2DModel
-from diffusers.configuration_utils import register_to_config
-from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlsde import checks
+from mlsde import checks, extras
+
+try:
+    from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+    from diffusers.configuration_utils import register_to_config
+    from diffusers.models.unets.unet_2d import UNet2DOutput
+except ModuleNotFoundError as error:
+    raise extras.missing("a trained ladder", error) from error
 
 
 class PatchUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlsde import checks, drawing
+from mlsde import checks, drawing, extras
 from mlsde.diffusion import nets
 from mlsde.diffusion.data import Images, load_images
 from mlsde.diffusion.ladders import About, TrainedLadder, load_ladder, save_ladder
@@ -99,6 +99,7 @@ def train_ladder(
 
 
 def _picture(picture: str | Path | None, folder: str | Path) -> Path:
+    extras.require("the figure of the losses", "matplotlib")
     drawn = Path(folder) / "losses.png" if picture is None else Path(picture)
     if drawn.suffix.lower() not in PICTURES:
         raise ValueError(f"picture={str(drawn)!r} must end in one of {', '.join(PICTURES)}.")

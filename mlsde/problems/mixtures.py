@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mlsde import checks
+from mlsde import checks, extras
 from mlsde.diffusion.mixture import GaussianMixture
 from mlsde.diffusion.variance_preserving import VariancePreserving
 from mlsde.hierarchy import DriftHierarchy
@@ -105,7 +105,7 @@ def _clustered(centres: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, 
     try:
         from scipy.cluster.vq import kmeans2  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("k-means comes with scipy: pip install 'mlsde[demo]'") from error
+        raise extras.missing("clustering", error) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that one is empty
         _, found = kmeans2(centres, count, iter=50, minit="++", seed=seed)
