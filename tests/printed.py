@@ -24,7 +24,7 @@ _CLOCK = re.compile(r"(wall-clock )\S+")
 CLOSE = 0.02
 """Relative difference of two numbers that other processors, or another torch, may make of the same block."""
 
-WIDTH = 110
+WIDTH = 92
 """Characters of a line that a page shows without a scroll bar."""
 
 SMALL = 1e-6
@@ -81,11 +81,13 @@ def words(text: str) -> list[str]:
 
 
 def _alike(a: str, b: str) -> bool:
+    if a == b:
+        return True
     try:
         x, y = float(a.replace("_", "")), float(b.replace("_", ""))
     except ValueError:
-        return a == b
-    return x == y or abs(x - y) <= CLOSE * max(abs(x), abs(y)) or max(abs(x), abs(y)) < SMALL
+        return False
+    return abs(x - y) <= CLOSE * max(abs(x), abs(y)) or max(abs(x), abs(y)) < SMALL
 
 
 def _wrapped(out: str) -> str:
@@ -94,7 +96,9 @@ def _wrapped(out: str) -> str:
     for line in out.rstrip("\n").splitlines():
         indent = re.match(" *", line).group()
         lines += (
-            textwrap.wrap(line, WIDTH, subsequent_indent=indent, drop_whitespace=True) if len(line) > WIDTH else [line]
+            textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+            if len(line) > WIDTH
+            else [line]
         )
     return "\n".join(lines) + "\n"
 

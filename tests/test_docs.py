@@ -34,6 +34,7 @@ def test_numbers_of_the_clock_may_differ_and_others_by_rounding_alone():
         assert printed.difference(TABLE, TABLE.replace(old, new)) is not None
     assert printed.difference("2.5 10 steps\n", "2.5 11 steps\n") is not None
     assert printed.difference("off 3e-16\n", "off 0.0\n") is None
+    assert printed.difference("gamma nan, a\nNaN\n", "gamma nan,\na NaN\n") is None
 
 
 def test_a_page_is_renewed_with_what_its_blocks_print_and_nothing_else():
