@@ -176,7 +176,7 @@ class EfficiencyBenchmark:
         middle.set(xscale="log", xlabel="samples, cheapest level of 1 ms", ylabel="efficiency")
         middle.legend(frameon=False, loc="lower right")
         for axes in (left, middle):
-            axes.axhline(1.0, color=drawing.COLOURS[6], linewidth=0.8)
+            axes.axhline(1.0, color="grey", linewidth=0.8)
             axes.set_ylim(0, 1.15)
         for i, varied in enumerate(dict.fromkeys(step.varied for step in self.steps)):
             points = [(step.value, step.ladder) for step in self.steps if step.varied == varied]
