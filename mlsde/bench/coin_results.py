@@ -241,7 +241,7 @@ class CoinBenchmark:
                 for axes, values in rows:
                     axes.plot(self.batches, values, linestyle=lines[work.width], label=label, **style)
         sampling = [math.sqrt(self.error(self.rules[0], n).sampling) for n in self.batches]
-        error.plot(self.batches, sampling, color=drawing.COLOURS[6], label="of the samples themselves")
+        error.plot(self.batches, sampling, color="grey", label="of the samples themselves")
         error.set(ylabel="RMS error of the mean of a batch")
         clock.set(ylabel="seconds, own over shared coins")
         coin.set(ylabel="error at equal wall-clock, shared over own coins")
@@ -249,7 +249,7 @@ class CoinBenchmark:
         for axes in (clock, error, coin, total):
             axes.set(xscale="log", yscale="log", xlabel="samples")
         for axes in (clock, coin, total):
-            axes.axhline(1.0, color=drawing.COLOURS[6], linewidth=0.8)
+            axes.axhline(1.0, color="grey", linewidth=0.8)
         clock.legend(frameon=False, fontsize=8)
         error.legend(frameon=False, fontsize=8)
         return drawing.save(canvas, file)

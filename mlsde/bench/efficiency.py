@@ -115,7 +115,7 @@ class EfficiencyBenchmark:
         right.set(xscale="log", xlabel="samples, cheapest level of 1 ms", ylabel="efficiency")
         right.legend(frameon=False, loc="lower right")
         for axes in (left, right):
-            axes.axhline(1.0, color=drawing.COLOURS[6], linewidth=0.8)
+            axes.axhline(1.0, color="grey", linewidth=0.8)
             axes.set_ylim(0, 1.15)
         return drawing.save(canvas, file)
 

@@ -186,7 +186,7 @@ class CoreBenchmark:
             axes.errorbar(
                 middle, rows, xerr=spread, fmt="o", color=drawing.COLOURS[i + 1], markersize=5, label=f"state {shape}"
             )
-        axes.axvline(1.0, color=drawing.COLOURS[6], linewidth=0.8)
+        axes.axvline(1.0, color="grey", linewidth=0.8)
         axes.set(xscale="log", xlabel="a step, times the bare loop's")
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlsde import checks, drawing
 from mlsde.drawing import COLOURS, canvas, save
 
 if TYPE_CHECKING:
-    from mlsde.calibration.recommendation import Recommendation
+    from matplotlib.axes import Axes
+
     from mlsde.calibration.result import Calibration
 
 
@@ -29,49 +31,54 @@ def save_calibration(calibration: Calibration, file: str | os.PathLike[str], bud
         ModuleNotFoundError: without matplotlib, with the command that installs it.
     """
     recording = calibration.recording
-    top = recording.evaluation(recording.levels) * recording.stages * (len(calibration.times) - 1)
-    price = top / 8.0 if budget is None else budget
+    price = _usual_price(calibration) if budget is None else budget
     figure = canvas(12.0, 3.8)
     left, middle, right = figure.subplots(1, 3)
-    _variances(calibration, left)
-    _probabilities(calibration.recommend(budget=price), middle)
-    _frontier(calibration, np.geomspace(price / 16.0, 16.0 * price, 9), price, right)
+    drawing.variances(left, recording.times[:-1], recording.variances, recording.names)
+    advice = calibration.recommend(budget=price)
+    drawing.probabilities(middle, advice.times, advice.table(), levels=advice.levels)
+    figure.suptitle(f"recommended: {advice.describe()}", fontsize=9)
+    draw_frontier(calibration, _around(price), right)
+    right.axvline(price, color="grey", lw=0.7, ls=":")
     return save(figure, file)
 
 
-def _variances(calibration: Calibration, ax: Any) -> None:
-    recording = calibration.recording
-    for k, values in enumerate(recording.variances.T):
-        label = recording.names[k] if k == 0 else f"{recording.names[k]} less the one below"
-        ax.plot(recording.times[:-1], values, color=COLOURS[k % len(COLOURS)], label=label)
-    ax.set_yscale("log")
-    _dressed(ax, "time", "mean square of the difference")
+def draw_frontier(calibration: Calibration, budgets: Any, ax: Axes) -> Axes:
+    """Draw the predicted error at each budget, of the best single level, of the paper's rule and of what is chosen.
 
+    Args:
+        calibration: what predicts.
+        budgets: costs per trajectory.
+        ax: where.
 
-def _probabilities(advice: Recommendation, ax: Any) -> None:
-    times, table = advice.times, advice.table()
-    for k, level in enumerate(advice.levels):
-        ax.step(
-            times[:-1], table[:, k], where="post", color=COLOURS[(level - 1) % len(COLOURS)], label=f"level {level}"
-        )
-    ax.set_yscale("log")
-    ax.set_title(advice.describe(), fontsize=8)
-    _dressed(ax, "time", "probability of firing")
+    Returns:
+        The axes.
 
-
-def _frontier(calibration: Calibration, budgets: np.ndarray, price: float, ax: Any) -> None:
+    Raises:
+        TypeError, ValueError: for budgets that are no numbers above zero.
+    """
     names = {"plain": "one level", "paper": "independent impulse (the paper)", "recommended": "recommended"}
-    for colour, (name, errors) in zip(COLOURS, calibration.frontier(budgets).items(), strict=False):
+    prices = checks.as_float64("budgets", budgets)
+    if not (prices > 0).all() or len(prices) == 0:
+        raise ValueError(f"budgets must hold numbers above zero, got {prices.tolist()}.")
+    for colour, (name, errors) in zip(COLOURS, calibration.frontier(prices).items(), strict=False):
         known = np.isfinite(errors)
-        ax.plot(budgets[known], np.array(errors)[known], "o-", ms=3, color=colour, label=names[name])
-    ax.axvline(price, color="grey", lw=0.7, ls=":")
+        ax.plot(prices[known], np.array(errors)[known], "o-", ms=3, color=colour, label=names[name])
     ax.set_xscale("log")
     ax.set_yscale("log")
-    _dressed(ax, "cost per trajectory", "predicted root mean square error")
+    unit = {"seconds": "seconds", "flops": "FLOPs"}.get(calibration.recording.unit, "units of costs")
+    return drawing.dressed(ax, f"cost per trajectory, in {unit}", "predicted root mean square error")
 
 
-def _dressed(ax: Any, x: str, y: str) -> None:
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
-    ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
-    ax.legend(fontsize=7, frameon=False)
+def usual_budgets(calibration: Calibration) -> np.ndarray:
+    """A sixteenth to sixteen times an eighth of the top level's price on the grid of the run."""
+    return _around(_usual_price(calibration))
+
+
+def _usual_price(calibration: Calibration) -> float:
+    recording = calibration.recording
+    return recording.evaluation(recording.levels) * recording.stages * (len(calibration.times) - 1) / 8.0
+
+
+def _around(price: float) -> np.ndarray:
+    return np.geomspace(price / 16.0, 16.0 * price, 9)

@@ -423,9 +423,8 @@ def variances_picture(results: Sequence[dict[str, Any]], file: str | Path) -> st
     figure = drawing.canvas(5.0 * len(results), 4.0)
     for axes, result in zip(np.atleast_1d(figure.subplots(1, len(results), sharey=True)), results, strict=True):
         values = np.array(result["variances"]["values"])
-        for k in range(values.shape[1]):
-            label = "level 1" if k == 0 else f"level {k + 1} less level {k}"
-            axes.plot(result["variances"]["times"], values[:, k], color=drawing.COLOURS[k], marker=".", label=label)
+        labels = ["level 1", *(f"level {k + 1} less level {k}" for k in range(1, values.shape[1]))]
+        drawing.by_level(axes, result["variances"]["times"], values, labels, marker=".")
         equation = "ODE" if result["size"]["churn"] == 0 else "reverse SDE"
         axes.set(yscale="log", xlabel="timestep", title=f"{result['ladder']}, {equation}")
         axes.invert_xaxis()

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mlsde.diffusion.demo import Comparison, Demo
+from mlsde.drawing import canvas, save
 
 SHOWN = 12
 
@@ -36,11 +37,9 @@ def save_demo_figure(demo: Demo, path: str | Path, *, budget: int | None = None)
     Returns:
         The path written.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     budgets = demo.comparisons[0].budgets()
     chosen = budgets[len(budgets) // 2] if budget is None else budget
-    figure = Figure(figsize=(17, 7.2), layout="constrained")
+    figure = canvas(17, 7.2)
     left, right = figure.subfigures(1, 2, width_ratios=(1.2, 1))  # type: ignore[misc]
     _draw_digits(left, demo, chosen)
     panels = right.subplots(len(demo.comparisons), 2)
@@ -49,10 +48,7 @@ def save_demo_figure(demo: Demo, path: str | Path, *, budget: int | None = None)
         _draw_errors(line[1], comparison, "median", "median error of a sample")
     handles, labels = panels[1, 0].get_legend_handles_labels()
     right.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7, columnspacing=1.0)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=110)
-    return target
+    return Path(save(figure, path, dpi=110))
 
 
 def _draw_digits(figure: Any, demo: Demo, budget: int) -> None:

@@ -155,7 +155,7 @@ def loss_curves(history: list[dict[str, Any]], file: str | Path) -> str:
         axes.plot(
             steps,
             [look["held_out"][k] for look in history],
-            color=drawing.COLOURS[k % len(drawing.COLOURS)],
+            **drawing.level_style(k + 1),
             marker=".",
             label=f"level {k + 1}",
         )

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlsde.drawing import COLOURS, canvas, save
-from mlsde.study.figure import MARKERS
+from mlsde.drawing import COLOURS, MARKERS, canvas, dressed, save
 
 if TYPE_CHECKING:
     from mlsde.study.choice import Cell, Choice
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("problem", "budget", "best plain", "auto", "ratio", "reused", "ratio", "stitched", "paper", "over auto")
 _FACTORS = ("error x", "cost x")
-_EIGHT = (*COLOURS, "#8c564b")
 
 
 def table(study: Choice) -> str:
@@ -107,9 +105,8 @@ def save_choice(study: Choice, file: str | os.PathLike[str]) -> str:
         ax.plot(ends, [1.0, 1.0], color="grey", lw=0.8)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
-        ax.set_xlabel("budget, in evaluations of the top level")
+        dressed(ax, "budget, in evaluations of the top level", "", legend=False)
         ax.set_title(title, fontsize=9)
-        ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
     axes[0].set_ylabel("ratio of errors")
     axes[1].legend(fontsize=6, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return save(figure, file)
@@ -128,10 +125,7 @@ def save_tolerances(study: Tolerances, file: str | os.PathLike[str]) -> str:
     ax.plot([low, high], [low / 3.0, high / 3.0], color="grey", lw=0.9, ls="--", label="a third of it")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel("tolerance, over the solution's root mean square")
-    ax.set_ylabel("true error, likewise")
-    ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
-    ax.legend(fontsize=7, frameon=False)
+    dressed(ax, "tolerance, over the solution's root mean square", "true error, likewise")
     return save(figure, file)
 
 

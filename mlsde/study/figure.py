@@ -8,66 +8,87 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlsde.drawing import COLOURS, canvas, save
+from mlsde import drawing
+from mlsde.drawing import COLOURS, MARKERS, canvas, dressed, save, shown
 from mlsde.study.report import asymptotic_exponent
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from mlsde.study.comparison import Comparison
     from mlsde.study.convergence import Convergence, Frontier
     from mlsde.study.diagnostics import Diagnosis
 
-MARKERS = "osD^vP*"
 
+def draw_frontiers(study: Convergence, ax: Axes, *, error_up: bool = False) -> Axes:
+    """Draw a study on matplotlib axes, and return them: markers with bootstrap intervals, theory dashed.
 
-def draw_frontiers(study: Convergence, ax: Any) -> Any:
-    """Draw a study on matplotlib axes, and return them: markers with bootstrap intervals, theory dashed."""
+    Args:
+        study: what is drawn.
+        ax: where.
+        error_up: draw error against cost; by default cost against error, the tight ones on the right.
+    """
     for i, frontier in enumerate(study.frontiers):
-        _draw(frontier, study, ax, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+        _draw(frontier, study, ax, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], error_up)
     if any(frontier.predicted is not None for frontier in study.frontiers):
         ax.plot([], [], color="grey", ls="--", lw=0.9, label="theory, constants from a pilot")
     if not any(np.isfinite(frontier.costs).any() for frontier in study.frontiers):
         ax.text(0.5, 0.5, "none of the errors was reached", transform=ax.transAxes, ha="center")
-        ax.axis((study.errors[-1] / 2, study.errors[0] * 2, 1.0, 10.0))
+        errors, costs = (study.errors[-1] / 2, study.errors[0] * 2), (1.0, 10.0)
+        ax.axis((*costs, *errors) if error_up else (*errors, *costs))
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel("root mean square error sought (median over seeds)")
-    unit = "wall-clock [s]" if study.settings["cost"] == "seconds" else "cost per trajectory"
-    ax.set_ylabel(unit)
-    ax.invert_xaxis()
+    cost = "wall-clock [s]" if study.settings["cost"] == "seconds" else "cost per trajectory"
+    error = "root mean square error sought (median over seeds)"
     ax.set_title(study.problem, fontsize=9)
-    ax.grid(True, which="major", alpha=0.25, linewidth=0.5)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=7, frameon=False, loc="upper left")
-    return ax
+    if error_up:
+        _room_below(ax, len(ax.get_legend_handles_labels()[0]))
+        return dressed(ax, cost, error, loc="lower left")
+    ax.invert_xaxis()
+    return dressed(ax, error, cost, loc="upper left")
 
 
-def _draw(frontier: Frontier, study: Convergence, ax: Any, colour: str, marker: str) -> None:
+def _room_below(ax: Axes, entries: int) -> None:
+    """Make room for a legend below what is drawn."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(low * (low / high) ** (0.07 * entries), high)
+
+
+def _draw(frontier: Frontier, study: Convergence, ax: Axes, colour: str, marker: str, error_up: bool) -> None:
     errors, costs = np.array(study.errors), np.array(frontier.costs)
     known = np.isfinite(costs)
     if not known.any():
         return
+
+    def place(error: Any, cost: Any) -> tuple[Any, Any]:
+        return (cost, error) if error_up else (error, cost)
+
     errors, costs, ends = errors[known], costs[known], np.array(frontier.intervals)[known]
     high = np.where(np.isfinite(ends[:, 1]), ends[:, 1], costs)
     bars = np.abs(np.array([costs - np.minimum(ends[:, 0], costs), np.maximum(high, costs) - costs]))
     label = frontier.method.name
     if np.isfinite(frontier.exponent.value):
-        label += f": slope {frontier.exponent.value:.2f}"
+        label += f": {'exponent' if error_up else 'slope'} {frontier.exponent.value:.2f}"
     limit = asymptotic_exponent(frontier.method, study)
     if frontier.predicted_exponent is not None and limit is not None:
         label += f" (theory {frontier.predicted_exponent:.2f}, limit {limit:.3g})"
     elif limit is not None:
         label += f" (limit {limit:.3g})"
-    ax.errorbar(errors, costs, yerr=bars, color=colour, marker=marker, ms=4, lw=1.2, label=label)
+    style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4}
+    x, y = place(errors, costs)
+    ax.errorbar(x, y, xerr=bars if error_up else None, yerr=None if error_up else bars, lw=1.2, label=label, **style)
     left_out = ~np.isin(errors, frontier.exponent.used)
-    ax.plot(errors[left_out], costs[left_out], ls="", marker=marker, ms=4, mfc="white", color=colour)
+    ax.plot(*place(errors[left_out], costs[left_out]), ls="", mfc="white", **style)
     beyond = ~np.isfinite(ends[:, 1])
-    ax.plot(errors[beyond], 1.4 * costs[beyond], ls="", marker=r"$\uparrow$", ms=6, color=colour)
+    arrow = r"$\rightarrow$" if error_up else r"$\uparrow$"
+    ax.plot(*place(errors[beyond], 1.4 * costs[beyond]), ls="", marker=arrow, ms=6, color=colour)
     if len(frontier.exponent.used) > 1:
         used = np.array(frontier.exponent.used)
         middle = np.exp(np.log(costs[~left_out]).mean()), np.exp(np.log(used).mean())
-        ax.plot(used, middle[0] * (used / middle[1]) ** -frontier.exponent.value, color=colour, lw=3.5, alpha=0.18)
+        fitted = middle[0] * (used / middle[1]) ** -frontier.exponent.value
+        ax.plot(*place(used, fitted), color=colour, lw=3.5, alpha=0.18)
     if frontier.predicted is not None:
-        ax.plot(study.errors, frontier.predicted, color=colour, ls="--", lw=0.9, alpha=0.8)
+        ax.plot(*place(study.errors, frontier.predicted), color=colour, ls="--", lw=0.9, alpha=0.8)
 
 
 def save_frontiers(study: Convergence, file: str | os.PathLike[str]) -> str:
@@ -115,13 +136,8 @@ def save_diagnosis(diagnosis: Diagnosis, file: str | os.PathLike[str]) -> str:
     """Draw ``V_k(t)`` and the decay of the differences against the price into a file; returns its name."""
     figure = canvas(10.0, 3.8)
     over_time, decay = figure.subplots(1, 2)
-    costs, sizes = np.array(diagnosis.costs), np.sqrt(_shown(diagnosis.variances))
-    for k, values in enumerate(_shown(diagnosis.measured.values).T, start=1):
-        over_time.plot(diagnosis.measured.times, values, lw=1.2, color=COLOURS[(k - 1) % 7], label=f"level {k}")
-    over_time.set_yscale("log")
-    over_time.set_xlabel("t")
-    over_time.set_ylabel("$V_k(t)$")
-    over_time.legend(fontsize=7, frameon=False)
+    costs, sizes = np.array(diagnosis.costs), np.sqrt(shown(diagnosis.variances))
+    drawing.variances(over_time, diagnosis.measured.times, diagnosis.measured.values)
     decay.loglog(costs, sizes, "o-", color=COLOURS[2], lw=1.2)
     if np.isfinite(diagnosis.gamma) and len(costs) > 2:
         known = np.flatnonzero(np.isfinite(sizes[1:])) + 1
@@ -133,9 +149,3 @@ def save_diagnosis(diagnosis: Diagnosis, file: str | os.PathLike[str]) -> str:
     decay.set_ylabel("root mean square of $f^k - f^{k-1}$")
     figure.suptitle(diagnosis.problem, fontsize=9)
     return save(figure, file)
-
-
-def _shown(values: Any) -> np.ndarray:
-    """What a logarithmic axis can show: numbers above zero; NaN for the rest, which is left out."""
-    array = np.array(values, dtype=np.float64)
-    return np.where(array > 0, array, np.nan)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import linear as linear_map
 
 from mlsde import checks
-from mlsde.drawing import COLOURS, canvas, save
+from mlsde.drawing import COLOURS, canvas, level_style, save
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.integrate import solve
 from mlsde.learning import learn
@@ -333,7 +333,7 @@ def _draw(study: LearnedStudy, file: str | os.PathLike[str]) -> str:
     for row, style in zip(shown, ("-", "--", ":", "-."), strict=False):
         for k, values in enumerate(row.table.T):
             label = row.name if k == 0 else None
-            over_time.plot(study.times, values, ls=style, lw=1.3, color=COLOURS[k % len(COLOURS)], label=label)
+            over_time.plot(study.times, values, ls=style, lw=1.3, color=level_style(k + 1)["color"], label=label)
     over_time.set_yscale("log")
     over_time.set_xlabel("t")
     over_time.set_ylabel("$p_k(t)$, a colour for each level")
