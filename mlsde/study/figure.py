@@ -92,14 +92,13 @@ def save_panels(studies: Sequence[Convergence], file: str | os.PathLike[str], co
     return save(figure, file)
 
 
-def save_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> str:
-    """Draw a comparison as bars into a file; returns its name."""
-    figure = canvas(7.0, 3.6)
-    ax = figure.subplots()
+def draw_comparison(comparison: Comparison, ax: Any) -> Any:
+    """Draw a comparison as bars on matplotlib axes, and return them: what uses the ladder is coloured."""
     names = ["top level at every step", *(row.name for row in comparison.rows)]
     errors = [comparison.full_error, *(row.error for row in comparison.rows)]
     places = np.arange(len(names))[::-1]
-    ax.barh(places, errors, color=["#7f7f7f", *(COLOURS[2] if row.ratio else "#c9c9c9" for row in comparison.rows)])
+    colours = {"rule": COLOURS[2], "way": COLOURS[3], "search": "#9ecae1", "rival": "#c9c9c9"}
+    ax.barh(places, errors, color=["#7f7f7f", *(colours[row.kind] for row in comparison.rows)])
     coins = [(place, row.coins_error) for place, row in zip(places[1:], comparison.rows, strict=True)]
     shown = [(place, error) for place, error in coins if error is not None]
     ax.plot([error for _, error in shown], [place for place, _ in shown], "k|", ms=14, label="of the coins alone")
@@ -108,6 +107,13 @@ def save_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> str
     ax.set_xlabel("root mean square error")
     ax.set_title(comparison.problem, fontsize=9)
     ax.legend(fontsize=7, frameon=False)
+    return ax
+
+
+def save_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> str:
+    """Draw a comparison as bars into a file; returns its name."""
+    figure = canvas(7.0, 3.6)
+    draw_comparison(comparison, figure.subplots())
     return save(figure, file)
 
 

@@ -146,6 +146,25 @@ class Batch:
             brownian=self.noise(candidate.steps),
         )
 
+    def end(self, candidate: Candidate, gamma: float, share: str) -> tuple[Tensor, float | None]:
+        """States at the end of a run with a candidate, and its cost per trajectory."""
+        if candidate.method.run is not None:
+            return self._own_end(candidate), candidate.cost
+        solution = self.run(candidate, gamma, share)
+        return solution.y1, solution.stats.cost
+
+    def _own_end(self, candidate: Candidate) -> Tensor:
+        """Where a method of somebody's own ends."""
+        method, problem = candidate.method, self.problem
+        assert method.run is not None
+        sde = problem.sde.with_drift(problem.sde.drift.select(range(1, candidate.levels + 1)))
+        with torch.no_grad():
+            end = method.run(sde, self.y0, problem.t_span, candidate.steps, candidate.setting, self.path, self.seeds[0])
+        if not isinstance(end, Tensor) or end.shape != self.y0.shape:
+            came = f"shape {tuple(end.shape)}" if isinstance(end, Tensor) else type(end).__name__
+            raise TypeError(f"run of {method.name!r} must return a tensor of shape {tuple(self.y0.shape)}, got {came}.")
+        return end
+
     def prepare(self, steps: int) -> None:
         """Have the reference and the noise ready, so that neither is timed."""
         _ = self.reference
@@ -214,14 +233,14 @@ class Trials:
             batch.prepare(candidate.steps)
             begin = time.perf_counter()  # the coins' plan is a part of the price, which a solution does not count
             try:
-                solution = batch.run(candidate, self.gamma, self.share)
+                end, cost = batch.end(candidate, self.gamma, self.share)
             except NonFiniteError:  # too long a step for this level: an error without bound, and a price all the same
                 errors += [float("inf")] * (self.seeds // len(self.batches))
                 costs.append(candidate.cost)
                 seconds.append(time.perf_counter() - begin)
                 continue
             seconds.append(time.perf_counter() - begin)
-            squares = batch.errors(solution.y1).view(-1, self.samples)
-            errors += squares.mean(dim=1).sqrt().tolist()
-            costs.append(candidate.cost if solution.stats.cost is None else solution.stats.cost)
+            squares = batch.errors(end).view(-1, self.samples).mean(dim=1)
+            errors += squares.nan_to_num(nan=float("inf"), posinf=float("inf")).sqrt().tolist()
+            costs.append(candidate.cost if cost is None else cost)
         return Trial(tuple(errors), statistics.mean(costs), statistics.median(seconds))
