@@ -19,7 +19,7 @@ from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.solution import Solution
 from mlsde.study.methods import Method, multilevel
-from mlsde.study.rivals import Way, plain_rivals, way_solution
+from mlsde.study.rivals import Way, plain_rivals, way_end
 from mlsde.study.trials import Batch, Trials
 
 _BOOTSTRAP = 1000
@@ -188,9 +188,10 @@ def equal_cost(
         problem: the ladder; with three levels or more it knows its ``gamma``.
         rules: multilevel methods, the paper's first by default.
         ways: further runs that use the ladder, by name: each is called as ``way(y0, brownian=path, seed=seeds)``, with
-            a seed for each sample and ``None`` for the path of an ODE, and returns a :class:`mlsde.Solution`. So
-            ``calibration.recommend(budget=…, share="sample").solve`` is one, and so is ``functools.partial(mlsde.solve,
-            sde, t_span=(0, 1), steps=512, multilevel=rule)``. Their cost is what they spend, a pilot included.
+            a seed for each sample and ``None`` for the path of an ODE, and returns a :class:`mlsde.Solution`, or a pair
+            of the states at the end and the cost per trajectory. So ``calibration.recommend(budget=…,
+            share="sample").solve`` is one, and so is ``functools.partial(mlsde.solve, sde, t_span=(0, 1), steps=512,
+            multilevel=rule)``. Their cost is what they spend, a pilot included.
         rivals: further runs that do not, likewise.
         share: how many times less to spend than the top level at every step costs.
         steps: of the rules; and of the top level at every step, which has the stepper of the first rule.
@@ -220,9 +221,8 @@ def equal_cost(
     if patterns:
         rows.append(runs.best_pattern(chosen[0], patterns))
     for kind, name, way in named:
-        done = way_solution(f"{kind}s[{name!r}]", way, batch)
-        spent = float(done.stats.cost or 0.0) + float(done.stats.pilot_cost or 0.0)
-        rows.append(runs.row(kind, name, spent, batch.errors(done.y1)))
+        end, spent = way_end(f"{kind}s[{name!r}]", way, batch)
+        rows.append(runs.row(kind, name, spent, batch.errors(end)))
     rows += [runs.row("rival", *rival) for rival in plain_rivals(batch, runs.budget)]
     settings = {"share": share, "steps": steps, "seeds": seeds, "samples": samples, "seed": seed}
     full_error = _root(batch.errors(runs.full(chosen[0].stepper).y1))

@@ -92,6 +92,10 @@ def save_panels(studies: Sequence[Convergence], file: str | os.PathLike[str], co
     return save(figure, file)
 
 
+_MOST_SHOWN = 300.0
+"""Times the least error that a bar may be long: what blew up is cut there, with its number beside it."""
+
+
 def draw_comparison(comparison: Comparison, ax: Any) -> Any:
     """Draw a comparison as bars on matplotlib axes, and return them: what uses the ladder is coloured."""
     names = ["top level at every step", *(row.name for row in comparison.rows)]
@@ -100,14 +104,29 @@ def draw_comparison(comparison: Comparison, ax: Any) -> Any:
     colours = {"rule": COLOURS[2], "way": COLOURS[3], "search": "#9ecae1", "rival": "#c9c9c9"}
     ax.barh(places, errors, color=["#7f7f7f", *(colours[row.kind] for row in comparison.rows)])
     coins = [(place, row.coins_error) for place, row in zip(places[1:], comparison.rows, strict=True)]
-    shown = [(place, error) for place, error in coins if error is not None]
+    shown = [(place, error) for place, error in coins if error]
     ax.plot([error for _, error in shown], [place for place, _ in shown], "k|", ms=14, label="of the coins alone")
     ax.set_yticks(places, names, fontsize=8)
     ax.set_xscale("log")
+    _cut(ax, places, errors, [error for _, error in shown])
     ax.set_xlabel("root mean square error")
     ax.set_title(comparison.problem, fontsize=9)
-    ax.legend(fontsize=7, frameon=False)
+    ax.legend(fontsize=7, frameon=False, loc="upper right")
     return ax
+
+
+def _cut(ax: Any, places: np.ndarray, errors: Sequence[float], others: Sequence[float]) -> None:
+    """Limit an axis of errors to what is of interest."""
+    known = [error for error in errors if error > 0]
+    if not known:
+        return
+    most = _MOST_SHOWN * min(known)
+    ax.set_xlim(0.5 * min([*known, *others]), 1.5 * max(error for error in known if error <= most))
+    for place, error in zip(places, errors, strict=True):
+        if error > most:
+            ax.annotate(
+                f"{error:.0e} ", (1.0, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7
+            )
 
 
 def save_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> str:

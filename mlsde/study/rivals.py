@@ -14,9 +14,9 @@ from mlsde.problems.ladder import LadderProblem
 from mlsde.solution import NonFiniteError, Solution
 from mlsde.steppers import METHODS
 from mlsde.study.methods import SWITCHES, stitched_levels
-from mlsde.study.trials import Batch
+from mlsde.study.trials import Batch, higher_order
 
-Way = Callable[..., Solution]
+Way = Callable[..., Solution | tuple[Tensor, float]]
 """``way(y0, brownian=path, seed=seeds)``, such as ``functools.partial(mlsde.solve, sde, …)`` or ``advice.solve``."""
 
 _MOST_STEPS = 4096
@@ -49,7 +49,7 @@ def plain_rivals(batch: Batch, budget: float) -> list[Rival]:
     problem = batch.problem
     costs, top = total_costs(problem), len(problem.sde.drift)
     euler = [_run(batch, budget, f"level {k} alone", costs[k - 1], level=k) for k in range(1, top)]
-    method = _higher_order(batch)
+    method = higher_order(problem, batch.y0)
     higher = [
         _run(
             batch,
@@ -86,20 +86,6 @@ def total_costs(problem: LadderProblem) -> tuple[float, ...]:
     return tuple(accumulate(costs)) if drift.differences else costs
 
 
-def _higher_order(batch: Batch) -> str:
-    """A stepper of higher order than Euler-Maruyama, where there is one, or nothing."""
-    problem = batch.problem
-    if problem.strong_order == 1.0:
-        return "heun"
-    try:
-        solve(problem.sde, batch.y0[:1], problem.t_span, steps=1, method="milstein")
-    except NonFiniteError:  # but it takes the noise
-        return "milstein"
-    except ValueError:
-        return ""
-    return "milstein"
-
-
 def _run(batch: Batch, budget: float, name: str, price: float, stages: int = 1, **options: Any) -> Rival | None:
     n = min(int(budget / price / stages), _MOST_STEPS)
     if n < 1:
@@ -116,18 +102,30 @@ def _best(rivals: Sequence[Rival | None]) -> Rival | None:
     return min((one for one in rivals if one is not None), key=lambda one: one.error, default=None)
 
 
-def way_solution(name: str, way: Way, batch: Batch) -> Solution:
-    """Run somebody's own way on the samples of a batch.
+def way_end(name: str, way: Way, batch: Batch) -> tuple[Tensor, float]:
+    """Run somebody's own way on the samples of a batch; returns the states at the end and what was spent.
 
     Raises:
-        TypeError, ValueError: if it returns no :class:`mlsde.Solution` with states like ``y0`` and a cost.
+        TypeError, ValueError: if it returns no :class:`mlsde.Solution` or pair with states like ``y0`` and a cost.
     """
     checks.callable_as(name, "way(y0, brownian=path, seed=seeds)", way)
     done = way(batch.y0, brownian=batch.path, seed=batch.seeds)
-    if not isinstance(done, Solution):
-        raise TypeError(f"{name} must return an mlsde.Solution, got {type(done).__name__}.")
-    if done.y1.shape != batch.y0.shape:
-        raise ValueError(f"{name} returned states of shape {tuple(done.y1.shape)}, expected {tuple(batch.y0.shape)}.")
+    end, cost = _of_solution(name, done) if isinstance(done, Solution) else _of_pair(name, done)
+    if end.shape != batch.y0.shape:
+        raise ValueError(f"{name} returned states of shape {tuple(end.shape)}, expected {tuple(batch.y0.shape)}.")
+    return end, checks.positive_number(f"the cost that {name} returned", cost)
+
+
+def _of_solution(name: str, done: Solution) -> tuple[Tensor, float]:
     if done.stats.cost is None:
         raise ValueError(f"{name} returned a solution without a cost; give its DriftHierarchy costs=.")
+    return done.y1, done.stats.cost + (done.stats.pilot_cost or 0.0)
+
+
+def _of_pair(name: str, done: object) -> tuple[Tensor, float]:
+    if not (isinstance(done, tuple) and len(done) == 2 and isinstance(done[0], Tensor)):
+        raise TypeError(
+            f"{name} must return an mlsde.Solution or a pair of the states at the end and the cost, got "
+            f"{type(done).__name__}."
+        )
     return done

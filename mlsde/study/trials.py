@@ -57,6 +57,19 @@ class Trial:
         return cls(errors, float(whole["cost"]), float(whole.get("seconds", 0.0)))
 
 
+def higher_order(problem: LadderProblem, y0: Tensor) -> str:
+    """A stepper of higher order than Euler-Maruyama, or of smaller error with additive noise, or nothing."""
+    if problem.strong_order == 1.0:
+        return "heun"
+    try:
+        solve(problem.sde, y0[:1], problem.t_span, steps=1, method="milstein")
+    except NonFiniteError:  # but it takes the noise
+        return "milstein"
+    except ValueError:
+        return ""
+    return "milstein"
+
+
 class _GridNoise:
     """Increments of a path over equal steps, drawn once and looked up."""
 
@@ -107,8 +120,11 @@ class Batch:
         if problem.reference is not None:
             return problem.reference(self.y0, self.path)
         steps = self.reference_steps
+        # of higher order than what is measured against it, where that is to be had
+        additive = problem.strong_order == 1.0 and not problem.sde.is_ode
+        method = "euler" if additive else higher_order(problem, self.y0) or "euler"
         try:
-            return solve(problem.sde, self.y0, problem.t_span, steps=steps, brownian=self.path).y1
+            return solve(problem.sde, self.y0, problem.t_span, steps=steps, method=method, brownian=self.path).y1
         except NonFiniteError as error:
             error.add_note(f"raised by the reference, a run of the top level with reference_steps={steps}")
             raise
