@@ -7,9 +7,9 @@ Nineteen argon atoms in a drop, in reduced units, move by `dX = F(X) dt + sqrt(2
 * the **three-body force** of Axilrod and Teller, 969 triplets: a few per cent of the energy, nearly all of the work.
 
 Price: the number of distances that enter, 1 for a pair and 3 for a triplet, so the ladder costs 171 and 2,907 (on a
-processor the ratio is rather larger). What to expect: with fewer steps the stiff force blows up, so the only plain way
-out is to leave the triplets away; evaluating them at a few steps is what multiple time stepping (r-RESPA) has always
-done, and what coins and corrections do better.
+processor the ratio is rather larger). What to expect: with fewer steps the stiff force blows up, so the only plain
+way out is to leave the triplets away; evaluating them at a few steps is what multiple time stepping (r-RESPA) has
+always done, and what coins and corrections do better.
 
     python examples/langevin.py            # --quick for a first look, --picture FILE
 """
@@ -35,8 +35,8 @@ torch.set_num_threads(1)
 # ## The forces
 #
 # Both are sums over squared distances `R`, so a force is `-2 dU/dR (x_i - x_j)` for each pair. With `a, b, c` the
-# squared sides of a triangle, Axilrod and Teller's energy (J. Chem. Phys. 11, 1943) is
-# `nu [(abc)^(-3/2) + 3/8 (b + c - a)(a + c - b)(a + b - c) (abc)^(-5/2)]`, `nu = 0.072` for argon.
+# squared sides of a triangle, Axilrod and Teller's energy (J. Chem. Phys. 11, 1943) is `nu [(abc)^(-3/2) + 3/8 (b + c
+# - a)(a + c - b)(a + b - c) (abc)^(-5/2)]`, `nu = 0.072` for argon.
 
 # %%
 ATOMS, NU, TEMPERATURE = 10 if asked.quick else 19, 0.072, 0.15
@@ -115,10 +115,10 @@ print(study.diagnose(problem, samples=4, steps=STEPS))
 # %% [markdown]
 # ## Every way at an eighth of the price
 #
-# The full run evaluates all triplets at every step. Its rivals are whatever else an eighth of the price buys: fewer steps,
-# Heun, the pair force alone (with more steps), the triplets during a part of the time. *Periodic impulse* is r-RESPA.
-# With two levels there is nothing to calibrate: the budget says how often the triplets are evaluated. Errors are
-# distances in the space of all coordinates, from a run of many more steps on the same Brownian path.
+# The full run evaluates all triplets at every step. Its rivals are whatever else an eighth of the price buys: fewer
+# steps, Heun, the pair force alone (with more steps), the triplets during a part of the time. *Periodic impulse* is
+# r-RESPA. With two levels there is nothing to calibrate: the budget says how often the triplets are evaluated. Errors
+# are distances in the space of all coordinates, from a run of many more steps on the same Brownian path.
 
 # %%
 names = ("independent", "impulse"), ("independent", "control"), ("periodic", "impulse"), ("systematic", "hold")
@@ -132,7 +132,8 @@ print(compared)
 # %% [markdown]
 # ## What a physicist sees
 #
-# The radius of gyration of the drops on one path: by the full force, by pairs alone, and by the best rule of the table.
+# The radius of gyration of the drops on one path: by the full force, by pairs alone, and by the best rule of the
+# table.
 
 # %%
 best = min((row for row in compared.rows if row.kind == "rule"), key=lambda row: row.error)
@@ -149,7 +150,8 @@ for (name, options), colour, style in zip(runs.items(), COLOURS, ("-", "-", "--"
     share = found.stats.evaluations[1] / STEPS
     label = f"{name}: triplets at one step in {1 / share:.0f}" if 0 < share < 1 else name
     seen.plot(found.ts, radius, color=colour, ls=style, lw=1.2, label=label)
-seen.set(xlabel="time", ylabel="radius of gyration", title=f"mean of {len(y0)} drops")
+seen.set(xlabel="time", ylabel="radius of gyration")
+seen.set_title(f"mean of {len(y0)} drops", fontsize=9)
 seen.margins(y=0.2)
 seen.legend(fontsize=8, frameon=False, loc="lower right")
 draw_comparison(compared, bars)
@@ -158,8 +160,8 @@ print(f"picture: {save(figure, asked.picture)}")
 # %% [markdown]
 # ## Does it pay here?
 #
-# The verdict is computed from the table. Against r-RESPA, which physicists have had for decades, the gain is smaller than
-# against the other rivals, and comes from remembering the last force in place of kicking with a multiple of it.
+# The verdict is computed from the table. Against r-RESPA, which physicists have had for decades, the gain is smaller
+# than against the other rivals, and comes from remembering the last force in place of kicking with a multiple of it.
 
 # %%
 print(compared.verdict())

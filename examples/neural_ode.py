@@ -1,13 +1,14 @@
 # %% [markdown]
 """# A neural ODE, and a neural SDE, with a ladder of network sizes.
 
-A large network was trained as the right-hand side of an equation; calling it at every step is the price of a forecast.
-Here it learns the weather on a ring (Lorenz 96, eight sites) from states and tendencies, in seconds on a processor. Two
-small networks are *distilled* from it: they learn its outputs, not the data, so that they are close to *it*.
+A large network was trained as the right-hand side of an equation; calling it at every step is the price of a
+forecast. Here it learns the weather on a ring (Lorenz 96, eight sites) from states and tendencies, in seconds on a
+processor. Two small networks are *distilled* from it: they learn its outputs, not the data, so that they are close to
+*it*.
 
 Levels: networks of width 8, 64 and 512. Price: FLOPs of one evaluation, counted by torch; the ratios are 27 and 53.
-What to expect: without noise the forecast is smooth, and solvers of high order get far in few calls of the large network;
-with noise (model error, an ensemble of forecasts) they have no order left to gain, and the ladder shows.
+What to expect: without noise the forecast is smooth, and solvers of high order get far in few calls of the large
+network; with noise (model error, an ensemble of forecasts) they have no order left to gain, and the ladder shows.
 
     python examples/neural_ode.py          # --quick for a first look, --picture FILE
 """
@@ -87,11 +88,11 @@ print(f"tendencies have a root mean square of {float(truth.square().mean().sqrt(
 # %% [markdown]
 # ## The ladder, measured
 #
-# From here on the large network *is* the equation: what it got wrong in training is nobody's business here. A pilot of a
-# few trajectories counts FLOPs, measures how the levels differ, and recommends a way for an eighth of the price (its own
-# price is shared among the ten thousand trajectories of the forecast to come, and taken from the budget). Everybody
-# integrates a neural ODE with the classical Runge-Kutta method; `mlsde` does not have it, so it joins the comparison as a
-# rival from outside.
+# From here on the large network *is* the equation: what it got wrong in training is nobody's business here. A pilot
+# of a few trajectories counts FLOPs, measures how the levels differ, and recommends a way for an eighth of the price
+# (its own price is shared among the ten thousand trajectories of the forecast to come, and taken from the budget).
+# Everybody integrates a neural ODE with the classical Runge-Kutta method; `mlsde` does not have it, so it joins the
+# comparison as a rival from outside.
 
 # %%
 STEPS, SHARE, NOISE = 64 if asked.quick else 128, 8.0, 1.0
@@ -167,7 +168,8 @@ for k, colour in ((1, COLOURS[1]), (3, COLOURS[0])):
             brownian=None if diffusion is None else path,
         )  # fmt: skip
         forecast.plot(found.ts, found.ys[:, 0, 0], style, color=colour, label=f"width {WIDTHS[k - 1]}{kind}")
-forecast.set(xlabel="time", ylabel="first site", title="one forecast, smallest and largest network")
+forecast.set(xlabel="time", ylabel="first site")
+forecast.set_title("one forecast, smallest and largest network", fontsize=9)
 forecast.legend(fontsize=8, frameon=False)
 draw_comparison(smooth, left)
 draw_comparison(noisy, right)
@@ -176,9 +178,9 @@ print(f"picture: {save(figure, asked.picture)}")
 # %% [markdown]
 # ## Does it pay here?
 #
-# In FLOPs, and against what is in the tables. Two warnings. A recommendation of thousands of steps is cheap in FLOPs, but
-# a step also costs the loop's time: price the ladder in seconds (`unit="seconds"`) before you believe it. And there are
-# solvers of order 1.5 for additive noise, which are not here.
+# In FLOPs, and against what is in the tables. Two warnings. A recommendation of thousands of steps is cheap in FLOPs,
+# but a step also costs the loop's time: price the ladder in seconds (`unit="seconds"`) before you believe it. And
+# there are solvers of order 1.5 for additive noise, which are not here.
 
 # %%
 for compared in (smooth, noisy):

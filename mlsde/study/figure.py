@@ -30,6 +30,7 @@ def draw_frontiers(study: Convergence, ax: Any) -> Any:
         ax.axis((study.errors[-1] / 2, study.errors[0] * 2, 1.0, 10.0))
     ax.set_xscale("log")
     ax.set_yscale("log")
+    _few_ticks(ax.xaxis)
     ax.set_xlabel("root mean square error sought (median over seeds)")
     unit = "wall-clock [s]" if study.settings["cost"] == "seconds" else "cost per trajectory"
     ax.set_ylabel(unit)
@@ -92,7 +93,7 @@ def save_panels(studies: Sequence[Convergence], file: str | os.PathLike[str], co
     return save(figure, file)
 
 
-_MOST_SHOWN = 300.0
+_MOST_SHOWN = 1000.0
 """Times the least error that a bar may be long: what blew up is cut there, with its number beside it."""
 
 
@@ -108,11 +109,21 @@ def draw_comparison(comparison: Comparison, ax: Any) -> Any:
     ax.plot([error for _, error in shown], [place for place, _ in shown], "k|", ms=14, label="of the coins alone")
     ax.set_yticks(places, names, fontsize=8)
     ax.set_xscale("log")
+    _few_ticks(ax.xaxis)
     _cut(ax, places, errors, [error for _, error in shown])
     ax.set_xlabel("root mean square error")
     ax.set_title(comparison.problem, fontsize=9)
     ax.legend(fontsize=7, frameon=False, loc="upper right")
     return ax
+
+
+def _few_ticks(axis: Any) -> None:
+    """Ticks of a logarithmic axis that may be short or long, and do not overlap."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _cut(ax: Any, places: np.ndarray, errors: Sequence[float], others: Sequence[float]) -> None:
@@ -125,7 +136,7 @@ def _cut(ax: Any, places: np.ndarray, errors: Sequence[float], others: Sequence[
     for place, error in zip(places, errors, strict=True):
         if error > most:
             ax.annotate(
-                f"{error:.0e} ", (1.0, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7
+                f"{error:.2g} ", (1.0, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7
             )
 
 
