@@ -13,7 +13,7 @@ from mlsde.study.comparison import Comparison, equal_cost
 from mlsde.study.convergence import Convergence, Frontier, convergence, default_methods
 from mlsde.study.diagnostics import Diagnosis, diagnose
 from mlsde.study.fits import Exponent
-from mlsde.study.methods import Candidate, Method, multilevel, plain, stitching
+from mlsde.study.methods import Candidate, Method, multilevel, own, plain, stitching
 
 __all__ = [
     "Candidate",
@@ -28,6 +28,7 @@ __all__ = [
     "diagnose",
     "equal_cost",
     "multilevel",
+    "own",
     "plain",
     "stitching",
 ]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,15 @@ from mlsde.multilevel import Multilevel
 from mlsde.probabilities import PowerLaw
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
-from mlsde.solution import NonFiniteError
-from mlsde.study.methods import SWITCHES, Method, multilevel, stitched_levels
-from mlsde.study.trials import Trials
+from mlsde.solution import Solution
+from mlsde.study.methods import Method, multilevel
+from mlsde.study.rivals import Way, plain_rivals, way_end
+from mlsde.study.trials import Batch, Trials
 
 _BOOTSTRAP = 1000
-_MOST_STEPS = 4096
-"""Of a rival: a cheap level alone could take more, but its bias is by then all that is left."""
+
+_OVER_BUDGET = 1.1
+"""A way may cost so many budgets and still be called one at this price: expected costs are not exact ones."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,14 @@ class Row:
 
     Attributes:
         name: what it is.
-        cost: mean cost per trajectory.
+        cost: mean cost per trajectory, a pilot included.
         coins_error: root mean square distance from the top level at every step of the same grid; ``None`` for ways
             with another grid.
         error: root mean square distance from the solution.
         ratio: error of the coins of the first rule over this one's, and its bootstrap interval over the seeds.
+        errors: root mean square distance from the solution, one for each seed.
+        kind: ``"rule"`` or ``"way"``, which use the ladder, ``"rival"``, which does not, or ``"search"``: the best of
+            several patterns of coins, which pays for all of them.
     """
 
     name: str
@@ -45,6 +49,13 @@ class Row:
     coins_error: float | None
     error: float
     ratio: tuple[float, float, float] | None
+    errors: tuple[float, ...] = field(default=(), repr=False)
+    kind: str = "rule"
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the errors of the seeds; NaN of one seed."""
+        return float(np.std(self.errors, ddof=1)) if len(self.errors) > 1 else math.nan
 
 
 @dataclass(frozen=True)
@@ -74,19 +85,53 @@ class Comparison:
                 return row
         raise KeyError(f"{name!r} is none of {[row.name for row in self.rows]}.")
 
+    def verdict(self, name: str | None = None) -> str:
+        """Whether the ladder pays at this price, in a sentence.
+
+        Errors are compared with that of the best plain way, seed by seed: a ratio is sure if its bootstrap interval of
+        95 % over the seeds does not hold 1. Both sides are the best in hindsight, so name the row of a way that was
+        chosen beforehand to judge that choice.
+
+        Args:
+            name: of a row; by default the one of least error that uses the ladder and keeps to the budget.
+
+        Raises:
+            KeyError: if there is no such row.
+            ValueError: if there is nothing to compare.
+        """
+        paid = [row for row in self.rows if row.cost <= _OVER_BUDGET * self.budget]
+        ours = [row for row in paid if row.kind in ("rule", "way")] if name is None else [self[name]]
+        plain = [row for row in paid if row.kind == "rival"]
+        if not ours or not plain:
+            raise ValueError(
+                "there is nothing to compare: no way with the ladder, or none without, keeps to the budget."
+            )
+        best, other = (min(rows, key=lambda row: row.error) for rows in (ours, plain))
+        value, low, high = _ratio(np.square(other.errors), np.square(best.errors), self.settings["seed"])
+        if low > 1:
+            sure = f"{best.name} misses by {value:.2f} [{low:.2f}, {high:.2f}] times less than the best plain way"
+            return f"{sure} ({other.name}): here the ladder pays."
+        if high < 1:
+            sure = f"{1 / value:.2f} [{1 / high:.2f}, {1 / low:.2f}] times less than {best.name}"
+            return f"The best plain way ({other.name}) misses by {sure}: here the ladder does not pay."
+        same = f"{best.name} and the best plain way ({other.name}) miss by as much, ratio {value:.2f}"
+        return f"{same} [{low:.2f}, {high:.2f}]: here the ladder does not pay."
+
     def __repr__(self) -> str:
         share = self.full_cost / self.budget
+        width = max(36, *(len(row.name) + 2 for row in self.rows))
         lines = [
             f"{self.problem}: errors at {share:.3g} times less than the cost of {self.settings['steps']} steps of the "
             f"top level; {self.settings['seeds']} seeds of {self.settings['samples']} samples",
             "",
-            f"{'':36s}{'cost':>10s}{'of coins':>11s}{'of all':>11s}   {self.rows[0].name} over it",
-            f"{'top level at every step':36s}{self.full_cost:10.4g}{'-':>11s}{self.full_error:11.5f}",
+            f"{'':{width}s}{'cost':>10s}{'of coins':>11s}{'of all':>11s}{'+-':>10s}   {self.rows[0].name} over it",
+            f"{'top level at every step':{width}s}{self.full_cost:10.4g}{'-':>11s}{self.full_error:11.5f}",
         ]
         for row in self.rows:
-            coins = "-" if row.coins_error is None else f"{row.coins_error:.5f}"
+            coins = "-" if row.coins_error is None else _shown(row.coins_error)
             ratio = "" if row.ratio is None else f"   {row.ratio[0]:.2f} [{row.ratio[1]:.2f}, {row.ratio[2]:.2f}]"
-            lines.append(f"{row.name:36s}{row.cost:10.4g}{coins:>11s}{row.error:11.5f}{ratio}")
+            numbers = f"{coins:>11s}{_shown(row.error):>11s}{_shown(row.spread):>10s}"
+            lines.append(f"{row.name:{width}s}{row.cost:10.4g}{numbers}{ratio}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,6 +148,7 @@ class Comparison:
                     "cost": r.cost,
                     "coins_error": r.coins_error,
                     "error": r.error,
+                    "spread": None if math.isnan(r.spread) else r.spread,
                     "ratio": _finite(r.ratio),
                 }
                 for r in self.rows
@@ -120,8 +166,11 @@ def equal_cost(
     problem: LadderProblem,
     rules: Sequence[Method] | None = None,
     *,
+    ways: Mapping[str, Way] | None = None,
+    rivals: Mapping[str, Way] | None = None,
     share: float = 16.0,
     steps: int = 512,
+    patterns: int = 0,
     seeds: int = 200,
     samples: int = 4,
     seed: int = 0,
@@ -130,15 +179,24 @@ def equal_cost(
     """Compare rules, and their rivals, at the same expected cost.
 
     Every sample has its own coins. The probabilities of a rule are the power law of its order, scaled to the budget.
-    Rivals, with as many steps as the budget pays for: the top level by Euler-Maruyama and, where noise does not forbid
-    it, by Heun; the best of the lower levels by either; the best two neighbouring levels stitched in time. "Best" is
-    in hindsight, over levels and switch times. A rival whose steps are too long to stay finite is left out.
+    Rivals, with as many steps as the budget pays for: the top level by Euler-Maruyama and, where it has an order to
+    gain, by Heun (ODEs, additive noise) or Milstein (diagonal and scalar noise); the best of the lower levels by
+    either; the best two neighbouring levels stitched in time. "Best" is in hindsight, over levels and switch times. A
+    rival whose steps are too long to stay finite is left out.
 
     Args:
-        problem: the ladder; it knows its ``gamma``.
+        problem: the ladder; with three levels or more it knows its ``gamma``.
         rules: multilevel methods, the paper's first by default.
+        ways: further runs that use the ladder, by name: each is called as ``way(y0, brownian=path, seed=seeds)``, with
+            a seed for each sample and ``None`` for the path of an ODE, and returns a :class:`mlsde.Solution`, or a pair
+            of the states at the end and the cost per trajectory. So ``calibration.recommend(budget=…,
+            share="sample").solve`` is one, and so is ``functools.partial(mlsde.solve, sde, t_span=(0, 1), steps=512,
+            multilevel=rule)``. Their cost is what they spend, a pilot included.
+        rivals: further runs that do not, likewise.
         share: how many times less to spend than the top level at every step costs.
-        steps: of the rules.
+        steps: of the rules; and of the top level at every step, which has the stepper of the first rule.
+        patterns: number of patterns of coins, shared by all samples, from which the best of the first rule is taken in
+            hindsight: 15 as in the paper; its cost is that of all of them. None by default.
         seeds: number of seeds.
         samples: samples per seed.
         seed: of everything random; comparisons of two seeds have nothing in common.
@@ -148,53 +206,107 @@ def equal_cost(
         TypeError, ValueError: naming the argument.
     """
     ladder.checked(problem)
-    if problem.gamma is None:
-        raise ValueError("problem must know its gamma; measure it with mlsde.study.diagnose(problem).gamma.")
     chosen = _rules(default_rules() if rules is None else rules)
     if checks.positive_number("share", share) <= 1:
         raise ValueError(f"share must be above 1, got {share:g}.")
-    for name, count in (("seeds", seeds), ("samples", samples), ("reference_steps", reference_steps)):
+    for name, count in (("steps", steps), ("seeds", seeds), ("samples", samples), ("reference_steps", reference_steps)):
         checks.positive_integer(name, count)
-    checks.one_seed(seed)
-    trials = Trials(problem, problem.gamma, seeds, samples, seed, "sample", reference_steps)
-    batch, sde = trials.batches[0], problem.sde
-    noise = batch.noise(checks.positive_integer("steps", steps))
-    full = solve(sde, batch.y0, problem.t_span, steps=steps, brownian=noise)
-    budget = float(full.stats.cost or 0.0) / share
+    if patterns != 0:
+        checks.positive_integer("patterns", patterns)
+    named = [*_named("way", ways), *_named("rival", rivals)]
+    gamma = _gamma(problem)
+    batch = Trials(problem, gamma, seeds, samples, checks.one_seed(seed), "sample", reference_steps).batches[0]
+    runs = _Runs(batch, gamma, steps, share, samples, chosen[0].stepper)
+    rows = runs.of_rules(chosen, seed)
+    if patterns:
+        rows.append(runs.best_pattern(chosen[0], patterns))
+    for kind, name, way in named:
+        end, spent = way_end(f"{kind}s[{name!r}]", way, batch)
+        rows.append(runs.row(kind, name, spent, batch.errors(end)))
+    rows += [runs.row("rival", *rival) for rival in plain_rivals(batch, runs.budget)]
+    settings = {"share": share, "steps": steps, "seeds": seeds, "samples": samples, "seed": seed}
+    full_error = _root(batch.errors(runs.full(chosen[0].stepper).y1))
+    return Comparison(problem.name, runs.budget, runs.budget * share, full_error, tuple(rows), settings)
 
-    def groups(squares: Tensor) -> np.ndarray:
-        return squares.view(-1, samples).mean(dim=1).numpy()
 
-    rows, first = [], None
-    for method in chosen:
-        law = PowerLaw(problem.gamma, budget=budget, order=method.order)
-        multi = Multilevel(law, method.coins or "", method.correction or "", "sample")
+def _gamma(problem: LadderProblem) -> float:
+    """Exponent that shapes the probabilities; of two levels the budget alone decides how often the second fires."""
+    if problem.gamma is None and len(problem.sde.drift) > 2:
+        raise ValueError("problem must know its gamma; measure it with mlsde.study.diagnose(problem).gamma.")
+    return 1.0 if problem.gamma is None else problem.gamma
+
+
+def _named(kind: str, given: Mapping[str, Way] | None) -> list[tuple[str, str, Way]]:
+    """Runs of somebody's own, each with its kind and its name."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{kind}s must be a mapping of names to functions, got {type(given).__name__}.")
+    return [(kind, name, way) for name, way in (given or {}).items()]
+
+
+class _Runs:
+    """Runs of rules at one price on the samples of one batch."""
+
+    def __init__(self, batch: Batch, gamma: float, steps: int, share: float, samples: int, stepper: str) -> None:
+        self._batch, self._gamma, self._steps, self._share, self._samples = batch, gamma, steps, share, samples
+        self._full: dict[str, Solution] = {}
+        self.budget = float(self.full(stepper).stats.cost or 0.0) / share
+
+    def full(self, stepper: str) -> Solution:
+        """The top level at every step."""
+        if stepper not in self._full:
+            self._full[stepper] = self._solve(stepper)
+        return self._full[stepper]
+
+    def _solve(self, stepper: str, **options: Any) -> Solution:
+        problem, noise = self._batch.problem, self._batch.noise(self._steps)
+        return solve(
+            problem.sde, self._batch.y0, problem.t_span, steps=self._steps, method=stepper, brownian=noise, **options
+        )
+
+    def of_rules(self, rules: Sequence[Method], seed: int) -> list[Row]:
+        """The rules, each with the error of its coins, of which the first one's is the measure."""
+        rows: list[Row] = []
+        first = None
+        for method in rules:
+            done = self._rule(method)
+            apart = (done.y1 - self.full(method.stepper).y1).double().flatten(1).square().sum(1)
+            coins = _by_seed(apart, self._samples)
+            first = coins if first is None else first
+            row = self.row("rule", method.name, float(done.stats.cost or 0.0), self._batch.errors(done.y1))
+            rows.append(replace(row, coins_error=_root(apart), ratio=_ratio(first, coins, seed)))
+        return rows
+
+    def best_pattern(self, method: Method, patterns: int) -> Row:
+        """The best of so many patterns of coins that all samples share, at the price of all."""
+        done = [self._rule(method, pattern) for pattern in range(patterns)]
+        best = min((self._batch.errors(one.y1) for one in done), key=_root)
+        spent = sum(float(one.stats.cost or 0.0) for one in done)
+        return self.row("search", f"{method.name}, best of {patterns} patterns", spent, best)
+
+    def _rule(self, method: Method, pattern: int | None = None) -> Solution:
+        """A rule at the budget, with coins of each sample's own, or with one pattern of them for all."""
+        law = PowerLaw(self._gamma, budget=self.budget, order=method.order)
+        share = "sample" if pattern is None else "batch"
+        multi = Multilevel(law, method.coins or "", method.correction or "", share)
         try:
-            done = solve(
-                sde, batch.y0, problem.t_span, steps=steps, method=method.stepper, multilevel=multi,
-                seed=batch.seeds, brownian=noise,
-            )  # fmt: skip
+            seed = self._batch.seeds if pattern is None else pattern
+            return self._solve(method.stepper, multilevel=multi, seed=seed)
         except ValueError as error:
             if not str(error).startswith("budget="):
                 raise
             raise ValueError(
-                f"share={share:g} leaves too little for {method.name}, take a smaller one: {error}"
+                f"share={self._share:g} leaves too little for {method.name}, take a smaller one: {error}"
             ) from None
-        coins = groups((done.y1 - full.y1).double().flatten(1).square().sum(1))
-        first = coins if first is None else first
-        rows.append(
-            Row(
-                method.name,
-                float(done.stats.cost or 0.0),
-                float(np.sqrt(coins.mean())),
-                _root(batch.errors(done.y1)),
-                _ratio(first, coins, seed),
-            )
-        )
-    rows += _rivals(trials, budget)
-    settings = {"share": share, "steps": steps, "seeds": seeds, "samples": samples, "seed": seed}
-    cost = float(full.stats.cost or 0.0)
-    return Comparison(problem.name, budget, cost, _root(batch.errors(full.y1)), tuple(rows), settings)
+
+    def row(self, kind: str, name: str, cost: float, squares: Tensor) -> Row:
+        """A row of squared errors, one for each sample."""
+        errors = np.sqrt(_by_seed(squares, self._samples))
+        return Row(name, cost, None, _root(squares), None, tuple(errors.tolist()), kind)
+
+
+def _by_seed(squares: Tensor, samples: int) -> np.ndarray:
+    """Mean of each seed."""
+    return squares.view(-1, samples).mean(dim=1).numpy()
 
 
 def default_rules() -> list[Method]:
@@ -231,44 +343,12 @@ def _finite(ratio: tuple[float, float, float] | None) -> list[float | None] | No
     return None if ratio is None else [value if math.isfinite(value) else None for value in ratio]
 
 
+def _shown(error: float) -> str:
+    """An error in a column of a table."""
+    if math.isnan(error):
+        return "-"
+    return f"{error:.5f}" if error < 1000 else f"{error:.3g}"
+
+
 def _root(squares: Tensor) -> float:
     return math.sqrt(float(squares.mean()))
-
-
-def _rivals(trials: Trials, budget: float) -> list[Row]:
-    """Plain ways to spend the budget, with as many steps as it pays for."""
-    batch = trials.batches[0]
-    problem, drift = batch.problem, batch.problem.sde.drift
-    costs, top = drift.required_costs("a comparison"), len(drift)
-    if drift.differences:  # a level is the sum of those up to it
-        costs = tuple(accumulate(costs))
-
-    def row(name: str, price: float, stages: int = 1, **options: Any) -> Row | None:
-        n = min(int(budget / price / stages), _MOST_STEPS)
-        if n < 1:
-            return None
-        try:
-            done = solve(problem.sde, batch.y0, problem.t_span, steps=n, brownian=batch.path, **options)
-        except NonFiniteError:  # too long a step for it
-            return None
-        return Row(f"{name}, {n} steps", n * price * stages, None, _root(batch.errors(done.y1)), None)
-
-    euler = [row(f"level {k} alone", costs[k - 1], level=k) for k in range(1, top)]
-    heun = []
-    if problem.strong_order == 1.0:
-        heun = [row(f"level {k}, Heun", costs[k - 1], 2, level=k, method="heun") for k in range(1, top + 1)]
-    stitched = [
-        row(
-            f"levels {k - 1} and {k} stitched",
-            abs(share) * costs[k - 2] + (1.0 - abs(share)) * costs[k - 1],
-            level=stitched_levels(k, share, problem.t_span),
-        )
-        for k in range(2, top + 1)
-        for share in SWITCHES
-    ]
-    found = [row("top level", costs[-1]), *heun[-1:], *(_best(rows) for rows in (euler, heun[:-1], stitched))]
-    return [one for one in found if one is not None]
-
-
-def _best(rows: Sequence[Row | None]) -> Row | None:
-    return min((row for row in rows if row is not None), key=lambda row: row.error, default=None)

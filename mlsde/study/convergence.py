@@ -146,7 +146,8 @@ def convergence(
 
     Args:
         problem: the ladder and what its solution really is.
-        methods: from :func:`plain`, :func:`multilevel` and :func:`stitching`; :func:`default_methods` by default.
+        methods: from :func:`plain`, :func:`multilevel`, :func:`stitching` and :func:`own`; by default
+            :func:`default_methods`.
         errors: errors sought.
         seeds: number of seeds, at least 2; fewer than 10 give rough intervals.
         samples: samples per seed.
@@ -313,8 +314,8 @@ def _methods(methods: Sequence[Method]) -> list[Method]:
     chosen = [] if isinstance(methods, Method) or not isinstance(methods, Iterable) else list(methods)
     if not chosen or not all(isinstance(method, Method) for method in chosen):
         raise TypeError(
-            "methods must be a sequence of methods, made by study.plain(), study.multilevel(coins, correction) or "
-            f"study.stitching(), got {methods!r}."
+            "methods must be a sequence of methods, made by study.plain(), study.multilevel(coins, correction), "
+            f"study.stitching() or study.own(), got {methods!r}."
         )
     names = [method.name for method in chosen]
     if len(set(names)) < len(names):

@@ -38,6 +38,7 @@ def draw_frontiers(study: Convergence, ax: Axes, *, error_up: bool = False) -> A
         ax.axis((*costs, *errors) if error_up else (*errors, *costs))
     ax.set_xscale("log")
     ax.set_yscale("log")
+    _few_ticks(ax.yaxis if error_up else ax.xaxis)
     cost = "wall-clock [s]" if study.settings["cost"] == "seconds" else "cost per trajectory"
     error = "root mean square error sought (median over seeds)"
     ax.set_title(study.problem, fontsize=9)
@@ -113,22 +114,57 @@ def save_panels(studies: Sequence[Convergence], file: str | os.PathLike[str], co
     return save(figure, file)
 
 
-def save_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> str:
-    """Draw a comparison as bars into a file; returns its name."""
-    figure = canvas(7.0, 3.6)
-    ax = figure.subplots()
+_MOST_SHOWN = 1000.0
+"""Times the least error that a bar may be long: what blew up is cut there, with its number beside it."""
+
+
+def draw_comparison(comparison: Comparison, ax: Any) -> Any:
+    """Draw a comparison as bars on matplotlib axes, and return them: what uses the ladder is coloured."""
     names = ["top level at every step", *(row.name for row in comparison.rows)]
     errors = [comparison.full_error, *(row.error for row in comparison.rows)]
     places = np.arange(len(names))[::-1]
-    ax.barh(places, errors, color=["#7f7f7f", *(COLOURS[2] if row.ratio else "#c9c9c9" for row in comparison.rows)])
+    colours = {"rule": COLOURS[2], "way": COLOURS[3], "search": "#9ecae1", "rival": "#c9c9c9"}
+    ax.barh(places, errors, color=["#7f7f7f", *(colours[row.kind] for row in comparison.rows)])
     coins = [(place, row.coins_error) for place, row in zip(places[1:], comparison.rows, strict=True)]
-    shown = [(place, error) for place, error in coins if error is not None]
+    shown = [(place, error) for place, error in coins if error]
     ax.plot([error for _, error in shown], [place for place, _ in shown], "k|", ms=14, label="of the coins alone")
     ax.set_yticks(places, names, fontsize=8)
     ax.set_xscale("log")
+    _few_ticks(ax.xaxis)
+    _cut(ax, places, errors, [error for _, error in shown])
     ax.set_xlabel("root mean square error")
     ax.set_title(comparison.problem, fontsize=9)
-    ax.legend(fontsize=7, frameon=False)
+    ax.legend(fontsize=7, frameon=False, loc="upper right")
+    return ax
+
+
+def _few_ticks(axis: Any) -> None:
+    """Ticks of a logarithmic axis that may be short or long, and do not overlap."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _cut(ax: Any, places: np.ndarray, errors: Sequence[float], others: Sequence[float]) -> None:
+    """Limit an axis of errors to what is of interest."""
+    known = [error for error in errors if error > 0]
+    if not known:
+        return
+    most = _MOST_SHOWN * min(known)
+    ax.set_xlim(0.5 * min([*known, *others]), 1.5 * max(error for error in known if error <= most))
+    for place, error in zip(places, errors, strict=True):
+        if error > most:
+            ax.annotate(
+                f"{error:.2g} ", (1.0, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7
+            )
+
+
+def save_comparison(comparison: Comparison, file: str | os.PathLike[str]) -> str:
+    """Draw a comparison as bars into a file; returns its name."""
+    figure = canvas(7.0, 3.6)
+    draw_comparison(comparison, figure.subplots())
     return save(figure, file)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from mlsde import checks
+from mlsde.brownian import Brownian
 from mlsde.coins import COINS
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.multilevel import CORRECTIONS, Multilevel
 from mlsde.plan import fixed_plan, multilevel_plan
 from mlsde.probabilities import Constant, PowerLaw
+from mlsde.sde import SDE
 from mlsde.steppers import METHODS
 
 SWITCHES = (-0.875, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 0.875)
@@ -20,6 +24,13 @@ SWITCHES = (-0.875, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 0.875)
 
 FEWEST_FIRINGS = 0.25
 """Of the top level, in the mean: with independent coins it may pay to see it in one run of four."""
+
+
+OwnRun = Callable[[SDE, Tensor, tuple[float, float], int, float, Brownian | None, int], Tensor]
+"""``run(sde, y0, t_span, steps, setting, brownian, seed)`` returns the states at ``t1``, shape of ``y0``."""
+
+OwnPrice = Callable[[tuple[float, ...], int, float], float]
+"""``price(costs, steps, setting)`` is what it spends per trajectory, in the units of ``costs``."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,7 @@ class Method:
         stepper: as ``method`` of :func:`mlsde.solve`.
         order: ``s``: the rule's mean squared error falls like ``p^-s``; it shapes the probabilities.
         stitched: whether it runs a cheaper level on one side of a switch time.
+        run, price, settings: of a method of somebody's own, :func:`own`.
     """
 
     name: str
@@ -40,15 +52,20 @@ class Method:
     stepper: str = "euler"
     order: float = 1.0
     stitched: bool = False
+    run: OwnRun | None = None
+    price: OwnPrice | None = None
+    settings: tuple[float, ...] = ()
 
     @property
     def plain(self) -> bool:
         """True if one level is called at every step."""
-        return self.coins is None and not self.stitched
+        return self.coins is None and not self.stitched and self.run is None
 
     @property
     def key(self) -> str:
         """Name that serves in file names."""
+        if self.run is not None:
+            return "own-" + re.sub(r"\W+", "-", self.name.lower()).strip("-")
         how = "stitched" if self.stitched else "plain" if self.plain else f"{self.coins}-{self.correction}"
         shape = "" if self.coins is None else f"-s{self.order:g}"
         return f"{how}-{self.stepper}{shape}"
@@ -113,6 +130,44 @@ def multilevel(coins: str, correction: str, *, order: float | None = None, stepp
     return Method(name, coins, correction, stepper, s)
 
 
+def own(name: str, run: OwnRun, price: OwnPrice, *, settings: Sequence[float] = (0.0,)) -> Method:
+    """A method of your own.
+
+    The study tries it with every number of steps, every setting, and the ladder cut at every level. It makes no
+    statement on its theory, and a study that goes on from a folder knows it by its name: give it another name when
+    you change it.
+
+    Args:
+        name: what to call it in tables.
+        run: ``run(sde, y0, t_span, steps, setting, brownian, seed)`` returns the states at ``t1``, shape of ``y0``.
+            ``sde.drift`` is the ladder up to some level; ``brownian(ta, tb)`` returns the increment of the samples'
+            paths, like the noise of ``y0``, and is ``None`` for an ODE.
+        price: ``price(costs, steps, setting)`` is what that spends per trajectory, in the units of ``costs``, which are
+            those of the levels up to the cut: below zero or NaN where the method makes no sense.
+        settings: values of one more number that the method may choose.
+
+    Returns:
+        A method for :func:`mlsde.study.convergence`.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> def leap(sde, y0, t_span, steps, setting, brownian, seed):
+        ...     return y0 + (t_span[1] - t_span[0]) * sde.drift.levels[-1](torch.tensor(t_span[0]), y0)
+        >>> own("one leap", leap, lambda costs, steps, setting: costs[-1]).name
+        'one leap'
+    """
+    if not isinstance(name, str) or not re.search(r"\w", name):
+        raise ValueError(f"name must be a name with letters or digits in it, got {name!r}.")
+    checks.callable_as("run", "run(sde, y0, t_span, steps, setting, brownian, seed)", run)
+    checks.callable_as("price", "price(costs, steps, setting)", price)
+    values = checks.as_float64("settings", settings)
+    if len(values) == 0:
+        raise ValueError("settings must hold at least one number, got none.")
+    return Method(name, run=run, price=price, settings=tuple(values.tolist()))
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A method with its settings chosen, and its expected cost.
@@ -122,7 +177,7 @@ class Candidate:
         levels: number of levels of the ladder that are used, counted from the cheapest; of a plain method the level.
         steps: number of steps.
         setting: expected number of firings of the top one of these levels per trajectory; of stitching the share of
-            the time that its cheaper level runs, negative if it runs last; 0 for plain methods.
+            the time that its cheaper level runs, negative if it runs last; 0 for plain methods; somebody's own.
         cost: expected cost per trajectory.
     """
 
@@ -146,6 +201,9 @@ class Candidate:
         """The settings in words."""
         if self.method.plain:
             return f"level {self.levels}, {self.steps} steps"
+        if self.method.run is not None:
+            chosen = f", setting {self.setting:g}" if len(self.method.settings) > 1 else ""
+            return f"{self.levels} levels, {self.steps} steps{chosen}"
         if self.sure:
             return f"level {self.levels} at every one of {self.steps} steps"
         if self.method.stitched:
@@ -207,6 +265,8 @@ def _settings(
     count, n, stages = len(drift), len(times) - 1, METHODS[method.stepper].stages
     if method.plain:
         return [plain_run(Candidate(method, count, n, 0.0, 0.0), drift)]
+    if method.run is not None:
+        return _own(method, drift, n)
     if method.stitched:
         return _stitched(method, drift, times, t_span, stages) if count > 1 else []
     made = []
@@ -214,6 +274,18 @@ def _settings(
     for m in [*firings, float(n)]:  # where the top level fires at every step, all do: the plain method is among them
         plan = multilevel_plan(rule(method, drift, gamma, n, m, "batch"), times, drift, stages=stages)
         made.append(Candidate(method, count, n, m, plan.expected_cost or 0.0))
+    return made
+
+
+def _own(method: Method, drift: DriftHierarchy, steps: int) -> list[Candidate]:
+    """Settings of somebody's own method that have a price."""
+    assert method.price is not None
+    costs = drift.required_costs("a convergence study")
+    made = []
+    for setting in method.settings:
+        cost = checks.number(f"the price of {method.name!r}", method.price(costs, steps, setting))
+        if cost > 0:
+            made.append(Candidate(method, len(drift), steps, setting, cost))
     return made
 
 

@@ -111,7 +111,8 @@ def from_dict(whole: dict[str, Any]) -> theory.ErrorModel:
 
 def predictable(method: Method) -> bool:
     """Whether the error model knows the method: one level or a rule of coins tossed by chance, by Euler-Maruyama."""
-    return method.stepper == "euler" and not method.stitched and method.coins != "periodic"
+    known = method.plain or method.coins not in (None, "periodic")
+    return known and method.stepper == "euler"
 
 
 def _biases(squares: Sequence[float], limit: bool) -> np.ndarray:

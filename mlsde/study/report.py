@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def asymptotic_exponent(method: Method, study: Convergence) -> float | None:
     """Exponent that theory foresees for small errors; ``None`` where it makes no statement."""
-    if method.stitched or method.stepper == "exponential":
+    if method.stitched or method.run is not None or method.stepper == "exponential":
         return None
     order = {"euler": study.strong_order, "heun": study.strong_order, "milstein": 1.0}[method.stepper]
     if method.stepper == "heun" and study.settings["noise"] is None:
@@ -58,7 +58,7 @@ def table(study: Convergence) -> str:
 
 def _verdicts(study: Convergence) -> list[str]:
     """How the methods compare with the best plain one at the tightest error that it reaches, in sentences."""
-    plain = [frontier for frontier in study.frontiers if frontier.method.coins is None]
+    plain = [one for one in study.frontiers if one.method.coins is None and one.method.run is None]
     reached = [i for i in range(len(study.errors)) if any(math.isfinite(frontier.costs[i]) for frontier in plain)]
     if not reached:
         return ["no plain method reaches any of the errors"]

@@ -94,6 +94,8 @@ class Search:
     def _hopeless(self, candidate: Candidate, target: float) -> bool:
         if candidate.method.plain:  # few steps do not tell what more of them reach: it may still be far from its order
             return False
+        if candidate.method.run is not None:  # nothing is known of it
+            return False
         if self._floor(candidate, target) > _FLOOR_SLACK * target:
             return True
         if candidate.method.coins is None:

@@ -57,6 +57,19 @@ class Trial:
         return cls(errors, float(whole["cost"]), float(whole.get("seconds", 0.0)))
 
 
+def higher_order(problem: LadderProblem, y0: Tensor) -> str:
+    """A stepper of higher order than Euler-Maruyama, or of smaller error with additive noise, or nothing."""
+    if problem.strong_order == 1.0:
+        return "heun"
+    try:
+        solve(problem.sde, y0[:1], problem.t_span, steps=1, method="milstein")
+    except NonFiniteError:  # but it takes the noise
+        return "milstein"
+    except ValueError:
+        return ""
+    return "milstein"
+
+
 class _GridNoise:
     """Increments of a path over equal steps, drawn once and looked up."""
 
@@ -107,8 +120,11 @@ class Batch:
         if problem.reference is not None:
             return problem.reference(self.y0, self.path)
         steps = self.reference_steps
+        # of higher order than what is measured against it, where that is to be had
+        additive = problem.strong_order == 1.0 and not problem.sde.is_ode
+        method = "euler" if additive else higher_order(problem, self.y0) or "euler"
         try:
-            return solve(problem.sde, self.y0, problem.t_span, steps=steps, brownian=self.path).y1
+            return solve(problem.sde, self.y0, problem.t_span, steps=steps, method=method, brownian=self.path).y1
         except NonFiniteError as error:
             error.add_note(f"raised by the reference, a run of the top level with reference_steps={steps}")
             raise
@@ -145,6 +161,25 @@ class Batch:
             seed=self.seeds if share == "sample" else self.seeds[0],
             brownian=self.noise(candidate.steps),
         )
+
+    def end(self, candidate: Candidate, gamma: float, share: str) -> tuple[Tensor, float | None]:
+        """States at the end of a run with a candidate, and its cost per trajectory."""
+        if candidate.method.run is not None:
+            return self._own_end(candidate), candidate.cost
+        solution = self.run(candidate, gamma, share)
+        return solution.y1, solution.stats.cost
+
+    def _own_end(self, candidate: Candidate) -> Tensor:
+        """Where a method of somebody's own ends."""
+        method, problem = candidate.method, self.problem
+        assert method.run is not None
+        sde = problem.sde.with_drift(problem.sde.drift.select(range(1, candidate.levels + 1)))
+        with torch.no_grad():
+            end = method.run(sde, self.y0, problem.t_span, candidate.steps, candidate.setting, self.path, self.seeds[0])
+        if not isinstance(end, Tensor) or end.shape != self.y0.shape:
+            came = f"shape {tuple(end.shape)}" if isinstance(end, Tensor) else type(end).__name__
+            raise TypeError(f"run of {method.name!r} must return a tensor of shape {tuple(self.y0.shape)}, got {came}.")
+        return end
 
     def prepare(self, steps: int) -> None:
         """Have the reference and the noise ready, so that neither is timed."""
@@ -214,14 +249,14 @@ class Trials:
             batch.prepare(candidate.steps)
             begin = time.perf_counter()  # the coins' plan is a part of the price, which a solution does not count
             try:
-                solution = batch.run(candidate, self.gamma, self.share)
+                end, cost = batch.end(candidate, self.gamma, self.share)
             except NonFiniteError:  # too long a step for this level: an error without bound, and a price all the same
                 errors += [float("inf")] * (self.seeds // len(self.batches))
                 costs.append(candidate.cost)
                 seconds.append(time.perf_counter() - begin)
                 continue
             seconds.append(time.perf_counter() - begin)
-            squares = batch.errors(solution.y1).view(-1, self.samples)
-            errors += squares.mean(dim=1).sqrt().tolist()
-            costs.append(candidate.cost if solution.stats.cost is None else solution.stats.cost)
+            squares = batch.errors(end).view(-1, self.samples).mean(dim=1)
+            errors += squares.nan_to_num(nan=float("inf"), posinf=float("inf")).sqrt().tolist()
+            costs.append(candidate.cost if cost is None else cost)
         return Trial(tuple(errors), statistics.mean(costs), statistics.median(seconds))
