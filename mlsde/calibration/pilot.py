@@ -42,6 +42,9 @@ _CHEAP_ENOUGH = 4.0
 TRIALS = ("impulse", "extrapolate")
 """Corrections that are run by coins on the pilot's own samples, to see how far first order foresees them."""
 
+_LARGEST = 1e60
+"""Square of a difference or of what it does to the end from which on a pilot is of no use."""
+
 _MOST_SETTLED = 0.75
 """Part of a measured distance between levels that a trend towards finer grids may leave of it."""
 
@@ -88,17 +91,30 @@ class _Recorder:
         self._levels, self._differences = levels, differences
         self._count = len(levels.samples)
         self.seen: list[Tensor] = []
+        self.finite: list[Tensor] = []
 
     def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
-        """Value of the top level; at the first stage all differences are kept, shape ``(samples, K, ...)``."""
+        """Value of the top level; at the first stage all differences are kept, shape ``(samples, K, ...)``.
+
+        What is not finite of a cheaper level is taken from the next, so that the differences of the others are known.
+        """
         if stage and not self._differences:
             return self._levels(self._count - 1, t, y)
         values = [self._levels(k, t, y) for k in range(self._count)]
         values = [value.clone() for value in values]  # a level may return one buffer again and again
-        differences = values if self._differences else [values[0], *(b - a for a, b in pairwise(values))]
         if stage == 0:
+            self.finite.append(torch.stack([value.isfinite().all() for value in values]))
+            known = values if self._differences else _filled(values)
+            differences = values if self._differences else [known[0], *(b - a for a, b in pairwise(known))]
             self.seen.append(torch.stack(differences, dim=1))
         return torch.stack(values).sum(dim=0) if self._differences else values[-1]
+
+
+def _filled(values: list[Tensor]) -> list[Tensor]:
+    filled = values[-1:]
+    for value in reversed(values[:-1]):
+        filled.insert(0, torch.where(value.isfinite(), value, filled[0]))
+    return filled
 
 
 def record(
@@ -144,13 +160,28 @@ def record(
     vectors = sensitivity.projections(y0.to(run.dtype), projection_count(math.prod(y0.shape[1:]), len(y0)), rng)
     carrier = _carrier(costs, sde.drift.differences, gaps)
     responses, growth = _responses(run, states, differences, carrier, vectors, rng)
+    if not _holds(responses, growth) and carrier < len(costs) - 1:  # it bursts where the top level does not
+        carrier = len(costs) - 1
+        responses, growth = _responses(run, states, differences, carrier, vectors, rng)
+    if not _holds(responses, growth):
+        raise ValueError(
+            "y0 leads to a pilot in which errors grow beyond what float32 holds, so nothing can be foretold; calibrate "
+            "with more pilot_steps, or on a shorter time span."
+        )
     linearity = _linearity(responses, gaps)
     half_order, spent = _half_order(sde, y0, times, method, path, {**ends, (len(costs), 1): end}, carrier + 1)
     price += spent
-    trials, spent = _trials(sde, y0, times, method, path, end, responses)
+    sound = torch.stack(recorder.finite).all(0).cpu().numpy()
+    used = tuple((np.flatnonzero(sound) + 1).tolist())
+    part = sde if sound.all() else sde.with_drift(sde.drift.select(used))
+    trials, spent = _trials(part, y0, times, method, path, end, replay.merged(responses, used))
     price += spent
     squares = (differences.double().flatten(3).square().sum(3)).cpu().numpy()  # (S, N, K)
     squares *= gains[None, :, None] ** 2
+    if not (squares < _LARGEST).all():
+        k = int(np.argmax(squares.max((0, 1))))
+        raise ValueError(f"drift level {k + 1} is too large in the pilot for its square, {squares[..., k].max():.2g}.")
+    squares[..., ~sound] = math.inf
     scaled = differences.double().flatten(3) * torch.as_tensor(gains, device=y0.device).view(1, -1, 1, 1)
     increments = [(scaled[:, lag:] - scaled[:, :-lag]).square().sum(3).mean((0, 1)).tolist() for lag in LAGS]
     price += float(np.array(run.levels.samples) @ costs)
@@ -293,15 +324,24 @@ def _responses(
             growth[n] = reach.growth
             psi = reach.psi.reshape(len(vectors), samples, -1).transpose(0, 1)  # (S, R, d)
             products = torch.einsum("srd,smkd->rskm", psi, seen[:, : n + 1])
-            out[:, :, :, n, : n + 1] = products.double().cpu().numpy()
+            with np.errstate(over="ignore"):  # seen to afterwards
+                out[:, :, :, n, : n + 1] = products.double().cpu().numpy()
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # some functions warn when they are differentiated
             keep(sensitivity.backwards(run, states, k, vectors))
+        whole = _holds(out, growth)  # functions that are finite may have derivatives that are not
     except (sensitivity.OpaqueLevelError, RuntimeError):
+        whole = False
+    if not whole:
         keep(sensitivity.by_perturbation(run, states, k, vectors, rng))
-    return np.nan_to_num(out.reshape(-1, levels, steps, steps)), growth
+    return out.reshape(-1, levels, steps, steps), growth
+
+
+def _holds(responses: np.ndarray, growth: np.ndarray) -> bool:
+    """Whether a recording can be reckoned with: its squares are finite."""
+    return bool((np.abs(responses) < math.sqrt(_LARGEST)).all() and np.isfinite(growth).all())
 
 
 def _unlike(differences: Tensor, k: int) -> float:
@@ -333,10 +373,11 @@ def counted_flops(drift: DriftHierarchy, t: float, y: Tensor) -> tuple[float, ..
 
     when = torch.as_tensor(t, dtype=torch.float32 if y.dtype in checks.HALF_PRECISIONS else y.dtype, device=y.device)
     counts = []
+    levels = CountedLevels(drift.levels, y.dtype)
     with torch.no_grad():
-        for level in drift.levels:
+        for k in range(len(drift)):
             counter = FlopCounterMode(display=False)
             with counter:
-                level(when, y)
+                levels(k, when, y)
             counts.append(counter.get_total_flops() / len(y))
     return tuple(counts) if all(count > 0 for count in counts) else None
