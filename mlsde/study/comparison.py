@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mlsde import checks
+from mlsde import checks, norms
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import PowerLaw
@@ -180,7 +180,7 @@ def equal_cost(
             raise ValueError(
                 f"share={share:g} leaves too little for {method.name}, take a smaller one: {error}"
             ) from None
-        coins = groups((done.y1 - full.y1).double().flatten(1).square().sum(1))
+        coins = groups(norms.squares(done.y1 - full.y1))
         first = coins if first is None else first
         rows.append(
             Row(
@@ -209,7 +209,7 @@ def default_rules() -> list[Method]:
 
 
 def _rules(rules: Sequence[Method]) -> list[Method]:
-    chosen = [] if isinstance(rules, Method) or not isinstance(rules, Iterable) else list(rules)
+    chosen = [] if not isinstance(rules, Iterable) else checks.items("rules", rules, "methods of a study")
     if not chosen or not all(isinstance(method, Method) and method.coins is not None for method in chosen):
         raise ValueError(
             f"rules must hold multilevel methods, made by study.multilevel(coins, correction), got {rules!r}."
