@@ -45,7 +45,10 @@ class NoiseSampler:
 
     def __call__(self, ta: float, tb: float, /) -> Tensor:
         """Return the increment over ``[ta, tb]``."""
-        return math.sqrt(abs(tb - ta)) * self.noise_sampler(ta, tb)
+        unit = self.noise_sampler(ta, tb)
+        if not isinstance(unit, Tensor):
+            raise TypeError(f"noise_sampler must return a torch.Tensor, got {type(unit).__name__}.")
+        return math.sqrt(abs(tb - ta)) * unit
 
 
 # Leaves of the tree: 10^4 * 2^18 = 2.6e9, the most for which every node still has a seed of its own (32 bits).
@@ -162,7 +165,7 @@ class BrownianPath:
         return self._at(self._leaf(t))
 
     def _leaf(self, t: float) -> int:
-        t = float(t)
+        t = checks.finite_number("t", t)
         slack = rounding(self.t0, self.t1)
         if not self.t0 - slack <= t <= self.t1 + slack:
             raise ValueError(f"t={t} lies outside the path's interval [{self.t0}, {self.t1}]; make the path longer.")
@@ -248,14 +251,17 @@ def _layout(
         if not isinstance(like, Tensor):
             raise TypeError(f"like must be a torch.Tensor, got {like!r} of type {type(like).__name__}.")
         shape = tuple(like.shape) if shape is None else shape
-        dtype = dtype or like.dtype
-        device = device or like.device
+        dtype = like.dtype if dtype is None else dtype
+        device = like.device if device is None else device
     if not isinstance(shape, Sequence):
         raise TypeError(f"shape must be a sequence of sizes (samples, ...), got {shape!r}.")
     size = tuple(checks.positive_integer("shape", n) for n in shape)
     if not size:
         raise ValueError("shape needs at least one dimension: dimension 0 is the samples.")
-    dtype = torch.float32 if dtype in checks.HALF_PRECISIONS else dtype or torch.get_default_dtype()
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}.")
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    dtype = torch.float32 if dtype in checks.HALF_PRECISIONS else dtype
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"dtype must be float32 or float64, got {dtype}.")
-    return size, dtype, torch.device(device or "cpu")
+    return size, dtype, checks.device("device", "cpu" if device is None else device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 HALF_PRECISIONS = (torch.bfloat16, torch.float16)
-_MOST_STEPS = 10**9  # the plan keeps a few numbers for each step
+MOST_STEPS = 10**9  # the plan keeps a few numbers for each step
 FLOATING = (torch.float32, torch.float64, *HALF_PRECISIONS)
 
 
@@ -22,19 +22,23 @@ def one_of(name: str, value: object, valid: Sequence[str]) -> str:
     return value
 
 
-def positive_integer(name: str, value: object) -> int:
-    """Return ``value`` as an int of at least 1 (bool and float are refused, whole or not)."""
+def positive_integer(name: str, value: object, most: float = 10**12) -> int:
+    """Return ``value`` as an int from 1 to ``most`` (bool and float are refused, whole or not)."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a positive integer, got {value!r} of type {type(value).__name__}.")
     if value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value}.")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most:g}, got {value}.")
     return int(value)
 
 
 def number(name: str, value: Any) -> float:
     """Return ``value`` as a float, which may be infinite or NaN."""
+    if type(value) is float:
+        return value
     try:
-        if isinstance(value, (str, bytes, bool)):
+        if isinstance(value, (str, bytes, bool)) or np.iscomplexobj(value):
             raise TypeError("not a number, though float() would take it")
         return float(value)
     except (TypeError, ValueError, RuntimeError):
@@ -67,6 +71,14 @@ def non_negative_number(name: str, value: Any) -> float:
     return finite
 
 
+def squarable(name: str, value: Any) -> float:
+    """Return ``value`` as a float whose square float64 holds too."""
+    finite = finite_number(name, value)
+    if abs(finite) > 1e150:
+        raise ValueError(f"{name} must lie between -1e150 and 1e150, got {finite:g}.")
+    return finite
+
+
 def one_seed(seed: object) -> int:
     """Return ``seed`` as an int that is not negative."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
@@ -82,8 +94,18 @@ def within(name: str, value: float, dtype: torch.dtype) -> None:
         raise ValueError(f"{name} must lie within the range of {dtype}, in which the run is summed, got {value:g}.")
 
 
+def items(name: str, values: Any, what: str) -> list[Any]:
+    """Return ``values`` (any iterable, an array or a tensor) as a list of ``what``; text and tables are none."""
+    if isinstance(values, (Tensor, np.ndarray)):
+        values = (dense(name, values) if isinstance(values, Tensor) else values).tolist()
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of {what}, got {values!r}.")
+    return list(values)
+
+
 def seed_or_seeds(seed: object, batch: int) -> int | tuple[int, ...]:
     """Return one seed for the whole batch, or a tuple with one seed for each of its ``batch`` samples."""
+    seed = dense("seed", seed) if isinstance(seed, Tensor) else seed
     seeds = seed.tolist() if isinstance(seed, (np.ndarray, Tensor)) else seed
     if isinstance(seeds, (int, np.integer)):
         return one_seed(seeds)
@@ -97,18 +119,43 @@ def seed_or_seeds(seed: object, batch: int) -> int | tuple[int, ...]:
     return tuple(int(s) for s in seeds)
 
 
+def device(name: str, value: Any) -> torch.device:
+    """Return ``value`` as a device that there is here and that holds values."""
+    try:
+        found = torch.device(value)
+        torch.empty(0, device=found)
+    except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"{name} must be a device that there is here, such as 'cpu', got {value!r}.") from None
+    if found.type == "meta":
+        raise ValueError(f"{name} must be a device that holds values, such as 'cpu', got {value!r}.")
+    return found
+
+
+def dense(name: str, tensor: Tensor) -> Tensor:
+    """Return ``tensor`` if it is neither sparse nor without values."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta":
+        raise TypeError(f"{name} must be a dense tensor that holds values, got {tensor.layout} on {tensor.device}.")
+    return tensor
+
+
 def state(name: str, y: object) -> Tensor:
     """Return ``y`` if it is a finite floating-point tensor with a samples dimension."""
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(...).")
     if y.dtype not in FLOATING:
         raise TypeError(f"{name} must be of a floating dtype, got {y.dtype}; use {name}.float() or {name}.double().")
-    if y.layout != torch.strided or y.device.type == "meta":
-        raise TypeError(f"{name} must be a dense tensor that holds values, got {y.layout} on {y.device}.")
+    dense(name, y)
     if y.ndim == 0 or y.numel() == 0:
         raise ValueError(f"{name} needs at least one sample in dimension 0, and no empty one, got {tuple(y.shape)}.")
     if not bool(torch.isfinite(y).all()):
         raise ValueError(f"{name} must be finite, but it holds NaN or infinity.")
+    return y
+
+
+def vectors(name: str, y: Tensor, size: int) -> Tensor:
+    """Return ``y`` if its shape is ``(samples, size)``."""
+    if y.ndim != 2 or y.shape[1] != size:
+        raise ValueError(f"{name} has shape {tuple(y.shape)}, expected (samples, {size}).")
     return y
 
 
@@ -125,7 +172,7 @@ def as_float64(name: str, values: Any) -> np.ndarray:
 def numbers(name: str, values: Any) -> np.ndarray:
     """Return ``values`` (a number, sequence, array or tensor) as a float64 array of any shape."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
+        values = dense(name, values).detach().cpu()
         values = values.numpy() if values.dtype not in HALF_PRECISIONS else values.float().numpy()
     elif isinstance(values, Sequence) and any(isinstance(value, Tensor) for value in values):
         values = [value.detach().cpu().tolist() if isinstance(value, Tensor) else value for value in values]
@@ -163,9 +210,7 @@ def time_grid(t_span: Any, steps: Any, times: Any) -> np.ndarray:
         raise ValueError(f"give one of steps= (a number of equal steps) and times= (an explicit grid), got {came}.")
     if times is None:
         t0, t1 = time_span(t_span)
-        count = positive_integer("steps", steps)
-        if count > _MOST_STEPS:
-            raise ValueError(f"steps must be at most {_MOST_STEPS}, got {steps}.")
+        count = positive_integer("steps", steps, MOST_STEPS)
         return _strictly_monotone("steps", np.linspace(t0, t1, count + 1))
     grid = as_float64("times", times)
     if len(grid) < 2:

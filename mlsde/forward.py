@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from mlsde import checks, randomness
+from mlsde import checks, norms, randomness
 from mlsde.estimator import estimator
 from mlsde.hierarchy import CountedLevels
 from mlsde.increments import IndependentIncrements
@@ -195,7 +195,7 @@ class Runs:
                     scores += table.pulled(_score(uniforms < chances, chances), logits, start)
                 self._weighed.load(start, values, derivatives if slopes else None)
                 y, x = self._stepped(start, stop, y, x, draw)
-            losses = (y - x).double().flatten(1).square().sum(dim=1)
+            losses = norms.squares(y - x)
             along = _tangent(losses) if slopes else None
             along = torch.zeros_like(losses) if along is None else along
             return Outcome(losses.cpu().numpy(), along.cpu().numpy(), scores)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +99,10 @@ class DriftHierarchy:
         """The same ladder with its costs measured: the median over ``repeats`` of seconds per sample at ``(t, y)``."""
         checks.positive_integer("repeats", repeats)
         checks.state("y", y)
-        dtype = torch.float32 if y.dtype in checks.HALF_PRECISIONS else y.dtype
-        when = torch.as_tensor(checks.finite_number("t", t), dtype=dtype, device=y.device)
+        when, seen = _time_like("t", t, y), CountedLevels(self.levels, y.dtype)
         with torch.no_grad():
+            for k in range(len(self)):
+                seen(k, when, y)
             costs = [_median_seconds(level, when, y, repeats) / y.shape[0] for level in self.levels]
         return self.priced(costs)
 
@@ -162,15 +164,25 @@ class DriftHierarchy:
         Args:
             t: a time.
             y: states, shape ``(samples, ...)``.
+
+        Returns:
+            One number for each level; infinite where the lower precision does not hold the value.
+
+        Raises:
+            TypeError, ValueError: naming the argument, or a level whose value is not finite.
         """
-        checks.state("y", y)
-        when = torch.as_tensor(checks.finite_number("t", t), dtype=y.dtype, device=y.device)
+        when = _time_like("t", t, checks.state("y", y))
+        low = [f.level if isinstance(f, CompiledLevel) else f for f in self.levels]
+        high = [f.level if isinstance(f, RoundedLevel) else f for f in low]
+        rounded, exact = CountedLevels(low, y.dtype), CountedLevels(high, y.dtype)
         found = []
         with torch.no_grad():
-            for level in self.levels:
-                f = level.level if isinstance(level, CompiledLevel) else level
-                off = f(when, y) - f.level(when, y) if isinstance(f, RoundedLevel) else torch.zeros(())
-                found.append(float(off.double().square().mean().sqrt()))
+            for k in range(len(self)):
+                value = exact(k, when, y).double()
+                if not bool(value.isfinite().all()):
+                    raise ValueError(f"drift level {k + 1} is NaN or infinite at t={float(when):g}, y.")
+                off = float((rounded(k, when, y).double() - value).square().mean().sqrt()) if low[k] != high[k] else 0.0
+                found.append(off if math.isfinite(off) else math.inf)
         return tuple(found)
 
     def with_levels(self, levels: Sequence[Level]) -> DriftHierarchy:
@@ -194,11 +206,9 @@ class DriftHierarchy:
         Raises:
             TypeError, ValueError: if they are none.
         """
-        if not isinstance(levels, Iterable):
-            raise TypeError(f"levels must be a sequence of level numbers, got {levels!r}.")
-        chosen = [checks.positive_integer("levels", k) for k in levels]
+        chosen = [checks.positive_integer("levels", k) for k in checks.items("levels", levels, "level numbers")]
         if not chosen or chosen != sorted(set(chosen)) or chosen[-1] > len(self):
-            raise ValueError(f"levels must increase within 1 … {len(self)}, got {list(levels)}.")
+            raise ValueError(f"levels must increase within 1 … {len(self)}, got {chosen}.")
         return chosen
 
     def required_costs(self, asker: str) -> tuple[float, ...]:
@@ -234,12 +244,19 @@ def from_numpy(function: Callable[[float, np.ndarray], np.ndarray]) -> Level:
     return level
 
 
+def _time_like(name: str, t: Any, y: Tensor) -> Tensor:
+    """A time as levels see it beside ``y``: on its device, in its dtype, in float32 beside half precisions."""
+    dtype = torch.float32 if y.dtype in checks.HALF_PRECISIONS else y.dtype
+    when = checks.finite_number(name, t)
+    checks.within(name, when, dtype)
+    return torch.as_tensor(when, dtype=dtype, device=y.device)
+
+
 def _median_seconds(level: Level, t: Tensor, y: Tensor, repeats: int) -> float:
     def synchronise() -> None:
         if y.device.type == "cuda":
             torch.cuda.synchronize(y.device)
 
-    level(t, y)
     seconds = []
     for _ in range(repeats):
         synchronise()
@@ -315,6 +332,8 @@ class CountedLevels:
             raise ValueError(
                 f"drift level {k + 1} returned shape {tuple(out.shape)}, expected that of y, {tuple(shape)}."
             )
+        if out.layout is not seen.layout:
+            raise TypeError(f"drift level {k + 1} returned a tensor of {out.layout}, expected a dense one like y.")
         if out.dtype is not self._dtype or out.device != seen.device:
             raise TypeError(
                 f"drift level {k + 1} returned {out.dtype} on {out.device}, expected {seen.dtype} on {seen.device}."

@@ -73,7 +73,11 @@ class PathIncrements:
     def increment(self, n: int) -> Tensor:
         """Increment over step ``n``; ``TypeError`` or ``ValueError`` if its kind is not the equation's."""
         ta, tb = float(self._times[n]), float(self._times[n + 1])
-        increment = self._brownian(tb, ta) if self._mirrored else self._brownian(ta, tb)
+        try:
+            increment = self._brownian(tb, ta) if self._mirrored else self._brownian(ta, tb)
+        except Exception as error:
+            error.add_note(f"raised by brownian from t={ta:g} to {tb:g}")
+            raise
         if not isinstance(increment, Tensor):
             raise TypeError(f"brownian must return a torch.Tensor, got {type(increment).__name__}.")
         if tuple(increment.shape) != self._shape:

@@ -28,7 +28,7 @@ from mlsde.knots import Knots, probabilities
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import Learned, Optimal, ProbabilityRule, probability_table
 from mlsde.sde import SDE
-from mlsde.steppers import compatible
+from mlsde.steppers import METHODS, compatible
 from mlsde.variances import level_variances
 
 _LEAST_FIRINGS = 0.01
@@ -132,7 +132,7 @@ def _check(sde: SDE, y0: Tensor, method: str, steps: int, *, budget: float, **co
         raise ValueError(f"knots={counts['knots']} are more than the {steps} steps; take at most one for each.")
     if counts["samples"] == 1:
         raise ValueError("samples must be at least 2, because each is compared with the others, got 1.")
-    if method == "milstein":
+    if checks.one_of("method", method, tuple(METHODS)) == "milstein":
         raise ValueError("method='milstein' cannot be learned with; use method='euler', its probabilities serve both.")
     compatible(method, sde, Multilevel(lambda t: costs, "independent", "impulse"))
     full = steps * (sum(costs) if sde.drift.differences else costs[-1])

@@ -63,7 +63,9 @@ class RoundedLevel:
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Evaluate under :class:`torch.autocast`."""
         with torch.autocast(y.device.type, self.dtype):
-            return self.level(t, y).to(y.dtype)
+            value = self.level(t, y)
+        # what is no number of the kind is left to those who check levels
+        return value.to(y.dtype) if isinstance(value, Tensor) and value.dtype.is_floating_point else value
 
     def __repr__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} {self.level!r}"

@@ -104,8 +104,8 @@ class Solution:
         spent = f"  wall-clock {self.stats.wall_seconds:.3g} s; seed {seed}"
         if cost is None or full is None:
             return [spent]
-        ratio = f", {full / cost:.3g} times less than the top level at every step ({full:g})"
-        ratio = ratio if self.success and cost < full else ""
+        less = f"{full / cost:.3g} times" if cost > 0 else "which is everything"
+        ratio = f", {less} less than the top level at every step ({full:g})" if self.success and cost < full else ""
         return [f"  cost per trajectory {cost:g}{ratio}", spent]
 
 

@@ -40,8 +40,8 @@ class LevelVariances:
 
     def __call__(self, t: float) -> np.ndarray:
         """Return ``V_k(t)``, shape ``(K,)``; constant beyond the grid."""
-        logs = np.log(np.maximum(self.values, 1e-300))
-        return np.exp([np.interp(t, self.times, logs[:, k]) for k in range(logs.shape[1])])
+        when, logs = checks.finite_number("t", t), np.log(np.maximum(self.values, 1e-300))
+        return np.exp([np.interp(when, self.times, logs[:, k]) for k in range(logs.shape[1])])
 
 
 def level_variances(
@@ -73,6 +73,8 @@ def level_variances(
     Raises:
         TypeError, ValueError: as :func:`mlsde.solve`, and if a level is not finite along the pilot.
     """
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
     seen: dict[float, list[tuple[float, float, float]]] = {}
     drift = sde.drift
     levels = CountedLevels(drift.levels, checks.state("y0", y0).dtype)
@@ -89,6 +91,9 @@ def level_variances(
             value = values[-1]
         gain = 1.0 if sde.linear is None else sde.linear.gain(float(t))
         seen[float(t)] = [_statistics(gain * d) for d in differences]
+        for k, found in enumerate(seen[float(t)]):
+            if not np.isfinite(found).all():
+                raise ValueError(f"drift level {k + 1} is too large in the pilot for its square, at t={float(t):g}.")
         return value
 
     pilot = sde.with_drift(DriftHierarchy([top], [1.0]))
@@ -101,9 +106,10 @@ def level_variances(
 
 def _statistics(difference: Tensor) -> tuple[float, float, float]:
     """Mean square, norm of the mean, and kurtosis about it, of a difference of shape ``(samples, ...)``."""
-    d = difference.double().flatten(1)
+    d = difference.double().reshape(len(difference), -1)
     mean = d.mean(dim=0)
     squares = (d - mean).square()
+    squares = squares / squares.max().clamp_min(1e-300)  # the square of a square may leave float64
     variances = squares.mean(dim=0)
     spread = float(variances.square().sum())
     kurtosis = float(squares.square().mean(dim=0).sum()) / spread if spread > 0 else 1.0

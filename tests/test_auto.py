@@ -476,7 +476,7 @@ def test_a_level_that_is_not_finite_along_the_pilot_is_not_chosen():
     def broken(t, y):
         return torch.full_like(y, math.nan)
 
-    with pytest.warns(UserWarning, match="predictions are rough here"):
+    with pytest.warns(UserWarning, match="level 1 became NaN or infinite along the pilot"):
         found = auto(equation(levels=(broken, near, spin), costs=(1.0, 10.0, 100.0)), budget=12_800.0)
     assert 1 not in found.recommendation.levels
     assert_sound(found)

@@ -87,9 +87,12 @@ def about_the_ladder(recording: Recording) -> list[str]:
         return [
             "the ladder has one level, so there is nothing to gain but the number of steps; give a cheaper one too."
         ]
-    variances = recording.variances.mean(axis=0)
+    variances, sound = recording.variances.mean(axis=0), recording.sound
+    for k in (np.flatnonzero(~sound) + 1).tolist():
+        found.append(f"level {k} became NaN or infinite along the pilot; leave it out.")
+    first = variances[sound][0]
     for k in range(2, count + 1):
-        if variances[k - 1] <= _EQUAL * variances[0]:
+        if sound[k - 2] and variances[k - 1] <= _EQUAL * first:
             found.append(f"levels {k - 1} and {k} are the same along the pilot; leave the dearer one out.")
     if recording.differences:
         return found

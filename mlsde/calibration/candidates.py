@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 
@@ -85,11 +85,11 @@ def most_steps(model: Model, budget: float) -> int:
 def stitched(model: Model, budget: float, steps: int | None = None) -> list[Candidate]:
     """Two levels, one on each side of a switch time. The idea of T-Stitch, arXiv 2402.14167."""
     recording, found = model.recording, []
-    count, phase = recording.levels, np.arange(recording.steps) / recording.steps
-    cuts = {level: recording.cut(level) for level in range(1, count + 1)}
+    phase = np.arange(recording.steps) / recording.steps
+    cuts = {level: recording.cut(level) for level in _sound(model)}
     for share in SWITCHES:
         early = phase < share - 1e-9
-        for pair in ((a, b) for a in range(1, count + 1) for b in range(1, count + 1) if a != b):
+        for pair in permutations(_sound(model), 2):
             missed = cuts[pair[0]][:, early].sum(axis=1) + cuts[pair[1]][:, ~early].sum(axis=1)
             first, last = (recording.evaluation(level) * recording.stages for level in pair)
             price = share * first + (1.0 - share) * last
@@ -108,11 +108,16 @@ def _stitched_cost(n: int, share: float, first: float, last: float) -> float:
 
 def sub_ladders(model: Model) -> list[tuple[int, ...]]:
     """Sub-ladders of two levels and more; of a ladder of differences those that are cut at the top."""
-    count = model.recording.levels
+    count, sound = model.recording.levels, _sound(model)
     if model.recording.differences:
         return [tuple(range(1, top + 1)) for top in range(2, count + 1)]
     most = count if count <= _MOST_LEVELS + 1 else _MOST_LEVELS
-    return [levels for size in range(2, most + 1) for levels in combinations(range(1, count + 1), size)]
+    return [levels for size in range(2, most + 1) for levels in combinations(sound, size)]
+
+
+def _sound(model: Model) -> list[int]:
+    """The levels that stayed finite along the pilot, numbered from 1."""
+    return (np.flatnonzero(model.recording.sound) + 1).tolist()
 
 
 def step_counts(model: Model, levels: tuple[int, ...], budget: float, steps: int | None) -> np.ndarray:

@@ -24,7 +24,7 @@ from mlsde.calibration import replay, sensitivity
 from mlsde.calibration.recording import FARTHER, LAGS, TRIAL, Recording
 from mlsde.calibration.runs import Runs, ended, recorded, spent
 from mlsde.chunks.store import Piece
-from mlsde.hierarchy import DriftHierarchy
+from mlsde.hierarchy import CountedLevels, DriftHierarchy
 from mlsde.integrate import Run, solve
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import Constant
@@ -44,6 +44,9 @@ _CHEAP_ENOUGH = 4.0
 
 TRIALS = ("impulse", "extrapolate")
 """Corrections that are run by coins on the pilot's own samples, to see how far first order foresees them."""
+
+_LARGEST = 1e60
+"""Square of a difference or of what it does to the end from which on a pilot is of no use."""
 
 _MOST_SETTLED = 0.75
 """Part of a measured distance between levels that a trend towards finer grids may leave of it."""
@@ -133,9 +136,14 @@ def record(
     vectors = sensitivity.projections(y0.to(states[0].dtype), projection_count(math.prod(y0.shape[1:]), len(y0)), rng)
     carrier = _carrier(costs, sde.drift.differences, gaps)
     ends[top, 1] = end
-    later = {
+    sound = held["finite"].cpu().numpy()
+    used = tuple((np.flatnonzero(sound) + 1).tolist())
+    later: dict[str, Callable[[], Piece]] = {
         "responses": partial(_carried, sde, y0, times, method, seed, path, states, differences, carrier, vectors, rng)
     }
+    if not sound.all():  # the first trials had a level in them that broke them
+        part = sde.with_drift(sde.drift.select(used))
+        later |= {f"sound-{name}": run for name, run in _trial_runs(part, y0, times, method, path).items()}
     if method == "euler" and has_milstein(sde):
         later["half-order"] = partial(_half_order, sde, y0, times, path, carrier + 1)
     made |= runs.all(later, seed)
@@ -143,15 +151,21 @@ def record(
     half_order = math.nan
     if "half-order" in made and made["half-order"].tensors:
         half_order = _distance(made["half-order"].tensors["end"].to(y0.device), ends[carrier + 1, 1]) ** 2
+        half_order = half_order if math.isfinite(half_order) else math.nan
+    carrier = made["responses"].note["carrier"]
     evaluations = np.array(made["record"].note["samples"]) + np.array(made["responses"].note["samples"])
     seconds = np.array(made["record"].note["seconds"]) + np.array(made["responses"].note["seconds"])
-    trials = [f"trial-{correction}" for correction in TRIALS if f"trial-{correction}" in made]
+    trials = [name for name in made if "trial-" in name]
     price = sum(made["level-{}-of-{}".format(*key)].note["price"] for key in cheaper)
     price += made["half-order"].note["price"] if "half-order" in made else 0.0
     price += sum(made[name].note["price"] for name in trials)
     price += float(evaluations @ costs)
     squares = (differences.double().flatten(3).square().sum(3)).cpu().numpy()  # (S, N, K)
     squares *= gains[None, :, None] ** 2
+    if not (squares < _LARGEST).all():
+        k = int(np.argmax(squares.max((0, 1))))
+        raise ValueError(f"drift level {k + 1} is too large in the pilot for its square, {squares[..., k].max():.2g}.")
+    squares[..., ~sound] = math.inf
     scaled = differences.double().flatten(3) * torch.as_tensor(gains, device=y0.device).view(1, -1, 1, 1)
     increments = [(scaled[:, lag:] - scaled[:, :-lag]).square().sum(3).mean((0, 1)).tolist() for lag in LAGS]
     return Recording(
@@ -163,7 +177,7 @@ def record(
         deterministic=sde.is_ode, size=float(end.double().square().mean().sqrt()),
         epsilon=float(torch.finfo(end.dtype).eps), price=price, samples=len(y0), method=method,
         sensitivity_level=carrier + 1, unlike=_unlike(differences, carrier), linearity=_linearity(responses, gaps),
-        trials=_trials(made, times, end, responses),
+        trials=_trials(made, "trial" if sound.all() else "sound-trial", times, end, replay.merged(responses, used)),
         names=sde.drift.names,
     )  # fmt: skip
 
@@ -181,13 +195,24 @@ def _first_runs(
     made: dict[str, Callable[[], Piece]] = {"record": partial(recorded, sde, y0, times, method, seed, path)}
     for part in COARSER[1:]:
         made[f"level-{top}-of-{part}"] = partial(ended, sde, y0, times=times[::part], level=top, **how)
-    for correction in TRIALS if top > 1 else ():
-        if method != "heun" or correction != "impulse":
-            rule = Multilevel(Constant(_trial_values(top)), "systematic", correction, seed=0)
-            made[f"trial-{correction}"] = partial(ended, sde, y0, times=times, multilevel=rule, **how)
+    made |= _trial_runs(sde, y0, times, method, path)
     for k in range(top - 1, 0, -1):
         for part in (1, 2):
             made[f"level-{k}-of-{part}"] = partial(ended, sde, y0, times=times[::part], level=k, **how)
+    return made
+
+
+def _trial_runs(
+    sde: SDE, y0: Tensor, times: np.ndarray, method: str, path: BrownianPath | None
+) -> dict[str, Callable[[], Piece]]:
+    """A run with coins for each correction, where there are levels for it."""
+    top = len(sde.drift)
+    made: dict[str, Callable[[], Piece]] = {}
+    for correction in TRIALS if top > 1 else ():
+        if method != "heun" or correction != "impulse":
+            rule = Multilevel(Constant(_trial_values(top)), "systematic", correction, seed=0)
+            how: dict[str, Any] = {"method": method, "brownian": path, "multilevel": rule}
+            made[f"trial-{correction}"] = partial(ended, sde, y0, times=times, **how)
     return made
 
 
@@ -216,14 +241,16 @@ def _trial_values(levels: int) -> tuple[float, ...]:
     return (1.0, *[TRIAL] * (levels - 1))
 
 
-def _trials(made: dict[str, Piece], times: np.ndarray, end: Tensor, responses: np.ndarray) -> tuple[float, ...]:
+def _trials(
+    made: dict[str, Piece], name: str, times: np.ndarray, end: Tensor, responses: np.ndarray
+) -> tuple[float, ...]:
     """Distance that coins make over the one foreseen for the very same coins, for each of :data:`TRIALS`."""
     found = []
     for correction in TRIALS:
-        if f"trial-{correction}" not in made:
+        if f"{name}-{correction}" not in made:
             found.append(1.0)
             continue
-        true = _distance(made[f"trial-{correction}"].tensors["end"].to(end.device), end)
+        true = _distance(made[f"{name}-{correction}"].tensors["end"].to(end.device), end)
         table = np.tile(_trial_values(responses.shape[1]), (len(times) - 1, 1))
         foreseen = replay.defects(responses, times, table, "systematic", correction, keys=((0,),)).sum(axis=1)
         size = math.sqrt(float((foreseen**2).mean()))
@@ -260,10 +287,28 @@ def _carried(
     sde: SDE, y0: Tensor, times: np.ndarray, method: str, seed: int, path: BrownianPath | None, states: list[Tensor],
     differences: Tensor, k: int, vectors: Tensor, rng: np.random.Generator,
 ) -> Piece:  # fmt: skip
-    """:func:`_responses` as a piece."""
-    run = Run(sde, y0, times, method, None, None, seed, path)
+    """:func:`_responses` as a piece; ``carrier`` is the level that carried them, which may be the top in ``k``'s place.
+
+    Raises:
+        ValueError: if errors grow beyond all bounds.
+    """
+    run, top = Run(sde, y0, times, method, None, None, seed, path), len(sde.drift) - 1
     responses, growth = _responses(run, states, differences, k, vectors, rng)
-    return Piece({"responses": torch.from_numpy(responses), "growth": torch.from_numpy(growth)}, spent(run))
+    if not _holds(responses, growth) and k < top:  # it bursts where the top level does not
+        k = top
+        responses, growth = _responses(run, states, differences, k, vectors, rng)
+    if not _holds(responses, growth):
+        raise ValueError(
+            "y0 leads to a pilot in which errors grow beyond what float32 holds, so nothing can be foretold; calibrate "
+            "with more pilot_steps, or on a shorter time span."
+        )
+    tensors = {"responses": torch.from_numpy(responses), "growth": torch.from_numpy(growth)}
+    return Piece(tensors, {**spent(run), "carrier": k})
+
+
+def _holds(responses: np.ndarray, growth: np.ndarray) -> bool:
+    """Whether a recording can be reckoned with: its squares are finite."""
+    return bool((np.abs(responses) < math.sqrt(_LARGEST)).all() and np.isfinite(growth).all())
 
 
 def _responses(
@@ -281,15 +326,19 @@ def _responses(
             growth[n] = reach.growth
             psi = reach.psi.reshape(len(vectors), samples, -1).transpose(0, 1)  # (S, R, d)
             products = torch.einsum("srd,smkd->rskm", psi, seen[:, : n + 1])
-            out[:, :, :, n, : n + 1] = products.double().cpu().numpy()
+            with np.errstate(over="ignore"):  # seen to afterwards
+                out[:, :, :, n, : n + 1] = products.double().cpu().numpy()
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # some functions warn when they are differentiated
             keep(sensitivity.backwards(run, states, k, vectors))
+        whole = _holds(out, growth)  # functions that are finite may have derivatives that are not
     except (sensitivity.OpaqueLevelError, RuntimeError):
+        whole = False
+    if not whole:
         keep(sensitivity.by_perturbation(run, states, k, vectors, rng))
-    return np.nan_to_num(out.reshape(-1, levels, steps, steps)), growth
+    return out.reshape(-1, levels, steps, steps), growth
 
 
 def _unlike(differences: Tensor, k: int) -> float:
@@ -321,10 +370,11 @@ def counted_flops(drift: DriftHierarchy, t: float, y: Tensor) -> tuple[float, ..
 
     when = torch.as_tensor(t, dtype=torch.float32 if y.dtype in checks.HALF_PRECISIONS else y.dtype, device=y.device)
     counts = []
+    levels = CountedLevels(drift.levels, y.dtype)
     with torch.no_grad():
-        for level in drift.levels:
+        for k in range(len(drift)):
             counter = FlopCounterMode(display=False)
             with counter:
-                level(when, y)
+                levels(k, when, y)
             counts.append(counter.get_total_flops() / len(y))
     return tuple(counts) if all(count > 0 for count in counts) else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,8 @@ class Recording:
         costs: price of one evaluation of each level, shape ``(K,)``.
         responses: ``psi_n . D_k(t_m)`` for ``P`` random projections of the end, shape ``(P, K, N, N)``, ``n`` first;
             0 for ``m > n``. Their mean square is that of a component of the end.
-        variances: ``V_k(t_n)``, summed over components as :class:`mlsde.LevelVariances` has it, shape ``(N, K)``.
+        variances: ``V_k(t_n)``, summed over components as :class:`mlsde.LevelVariances` has it, shape ``(N, K)``;
+            infinite for a level that did not stay finite along the run, whose differences go to the next.
         squares: the same of each sample, its mean over the time, shape ``(S, K)``.
         increments: ``E|D_k(t + lag) - D_k(t)|^2`` along the runs, averaged over the time, for lags of
             :data:`LAGS` steps, shape ``(L, K)``.
@@ -111,6 +111,11 @@ class Recording:
         """Number of levels ``K``."""
         return len(self.costs)
 
+    @property
+    def sound(self) -> np.ndarray:
+        """Which levels stayed finite along the run, shape ``(K,)``."""
+        return np.asarray(np.isfinite(self.squares).all(axis=0))
+
     def evaluation(self, level: int) -> float:
         """Price of the value of a level, numbered from 1: of a ladder of differences, that of all up to it."""
         return float(self.costs[:level].sum() if self.differences else self.costs[level - 1])
@@ -160,7 +165,7 @@ class Recording:
             return cls.from_bytes(path.read_bytes())
         except FileNotFoundError:
             raise
-        except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # there is no end of the ways in which a damaged archive fails
             raise ValueError(
                 f"file={str(path)!r} is not a whole calibration ({type(error).__name__}); calibrate anew, and save it."
             ) from error

@@ -63,7 +63,11 @@ class Calibration:
     @cached_property
     def price_exponent(self) -> PriceExponent:
         """Exponent of the price of accuracy with its interval, and the levels it was read off."""
-        return fit_gamma(self.recording.costs, self.recording.squares)
+        sound = self.recording.sound
+        found = fit_gamma(self.recording.costs[sound], self.recording.squares[:, sound])
+        number = (np.flatnonzero(sound) + 1).tolist()
+        dropped = tuple((number[level - 1], reason) for level, reason in found.dropped)
+        return replace(found, used=tuple(number[level - 1] for level in found.used), dropped=dropped)
 
     @property
     def gamma(self) -> float:
@@ -77,7 +81,7 @@ class Calibration:
 
     @property
     def variances(self) -> LevelVariances:
-        """``V_k(t)``, for :class:`mlsde.Optimal`."""
+        """``V_k(t)``, for :class:`mlsde.Optimal`; infinite for a level that was not finite along the pilot."""
         times, values = self.recording.times[:-1], self.recording.variances
         order = np.argsort(times)
         return LevelVariances(times[order], values[order], self.cost)
@@ -86,7 +90,8 @@ class Calibration:
         """``w(t) = |dY_T / dY_t|^2`` per component, for :class:`mlsde.Optimal`."""
         times, w = self.recording.times[1:], self.recording.sensitivity
         order = np.argsort(times)
-        return float(np.exp(np.interp(t, times[order], np.log(np.maximum(w, 1e-300))[order])))
+        when = checks.finite_number("t", t)
+        return float(np.exp(np.interp(when, times[order], np.log(np.maximum(w, 1e-300))[order])))
 
     @cached_property
     def smoothness(self) -> tuple[float, ...]:
@@ -126,7 +131,7 @@ class Calibration:
         Raises:
             TypeError, ValueError: for bad input, naming the argument, also for a budget that pays for nothing.
         """
-        fixed = None if steps is None else checks.positive_integer("steps", steps)
+        fixed = None if steps is None else checks.positive_integer("steps", steps, checks.MOST_STEPS)
         checks.one_of("share", share, SHARES)
         if budget is not None and tol is not None:
             raise ValueError("give one of budget= and tol=, got both.")
@@ -181,6 +186,7 @@ class Calibration:
 
     def grid(self, steps: int) -> np.ndarray:
         """The grid of the run to come, thinned or refined to another number of steps."""
+        checks.positive_integer("steps", steps, checks.MOST_STEPS)
         count = len(self.times) - 1
         places = np.linspace(0.0, count, steps + 1)
         return np.asarray(np.interp(places, np.arange(count + 1.0), self.times))
@@ -217,6 +223,8 @@ class Calibration:
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged or of another ladder, naming what differs.
         """
+        if not isinstance(sde, SDE):
+            raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
         recording = Recording.load(file)
         names = sde.drift.names
         if len(names) != recording.levels or (names != recording.names):

@@ -87,17 +87,30 @@ class Recorder:
         self._levels, self._differences = levels, differences
         self._count = len(levels.samples)
         self.seen: list[Tensor] = []
+        self.finite: list[Tensor] = []
 
     def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
-        """Value of the top level; at the first stage all differences are kept, shape ``(samples, K, ...)``."""
+        """Value of the top level; at the first stage all differences are kept, shape ``(samples, K, ...)``.
+
+        What is not finite of a cheaper level is taken from the next, so that the differences of the others are known.
+        """
         if stage and not self._differences:
             return self._levels(self._count - 1, t, y)
         values = [self._levels(k, t, y) for k in range(self._count)]
         values = [value.clone() for value in values]  # a level may return one buffer again and again
-        differences = values if self._differences else [values[0], *(b - a for a, b in pairwise(values))]
         if stage == 0:
+            self.finite.append(torch.stack([value.isfinite().all() for value in values]))
+            known = values if self._differences else _filled(values)
+            differences = values if self._differences else [known[0], *(b - a for a, b in pairwise(known))]
             self.seen.append(torch.stack(differences, dim=1))
         return torch.stack(values).sum(dim=0) if self._differences else values[-1]
+
+
+def _filled(values: list[Tensor]) -> list[Tensor]:
+    filled = values[-1:]
+    for value in reversed(values[:-1]):
+        filled.insert(0, torch.where(value.isfinite(), value, filled[0]))
+    return filled
 
 
 @torch.no_grad()
@@ -113,8 +126,8 @@ def recorded(sde: SDE, y0: Tensor, times: np.ndarray, method: str, seed: int, pa
         path: of the samples.
 
     Returns:
-        ``states`` at every time, shape ``(N + 1, samples, ...)``, and ``differences`` at the start of every step, shape
-        ``(samples, N, K, ...)``.
+        ``states`` at every time, shape ``(N + 1, samples, ...)``; ``differences`` at the start of every step, shape
+        ``(samples, N, K, ...)``; ``finite``, which levels stayed so, shape ``(K,)``.
 
     Raises:
         NonFiniteError: if it does not stay finite.
@@ -130,7 +143,8 @@ def recorded(sde: SDE, y0: Tensor, times: np.ndarray, method: str, seed: int, pa
     if not bool(torch.isfinite(y).all()):
         solve(sde, run.y0, times=times, method=method, brownian=path)  # says what broke, and where
         raise FloatingPointError
-    return Piece({"states": torch.stack(states), "differences": torch.stack(recorder.seen, dim=1)}, spent(run))
+    seen = {"states": torch.stack(states), "differences": torch.stack(recorder.seen, dim=1)}
+    return Piece({**seen, "finite": torch.stack(recorder.finite).all(dim=0)}, spent(run))
 
 
 def ended(sde: SDE, y0: Tensor, **how: Any) -> Piece:

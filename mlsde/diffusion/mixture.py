@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mlsde import checks
 from mlsde.diffusion.processes import Process
 
 
@@ -42,6 +43,7 @@ class GaussianMixture:
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Noise in ``y`` at time ``t``, shape ``(samples, dimensions)``."""
+        checks.vectors("y", y, self.centres.shape[1])
         alpha, sigma = self.process.alpha(float(t)), self.process.sigma(float(t))
         precision = 1.0 / (alpha**2 * self.variances + sigma**2)
         # log w_j - 1/2 |y - alpha c_j|^2 in the metric of the precision, up to what all j share

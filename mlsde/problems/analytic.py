@@ -21,7 +21,7 @@ from mlsde import checks
 from mlsde.brownian import Brownian, BrownianPath
 from mlsde.integrate import solve
 from mlsde.problems.ladder import LadderProblem, perturbed, scattered_start
-from mlsde.sde import SDE
+from mlsde.sde import CALCULI, SDE
 
 Exact = Callable[[float | Tensor, Tensor, Tensor], Tensor]
 Moment = Callable[[float], Tensor]
@@ -50,8 +50,16 @@ class Problem:
     mean: Moment | None = None
     second_moment: Moment | None = None
 
+    def __post_init__(self) -> None:
+        start = checks.as_float64("y0", self.y0)
+        if len(start) == 0:
+            raise ValueError("y0 must hold at least one number, got none.")
+        object.__setattr__(self, "y0", tuple(start.tolist()))
+
     def start(self, samples: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Initial state of a batch, shape ``(samples, d)``."""
+        if not isinstance(dtype, torch.dtype) or dtype not in checks.FLOATING:
+            raise TypeError(f"dtype must be a floating dtype of torch, such as torch.float64, got {dtype!r}.")
         return torch.tensor(self.y0, dtype=dtype).repeat(checks.positive_integer("samples", samples), 1)
 
     def ladder(
@@ -115,9 +123,11 @@ def geometric_brownian_motion(
     The rate ``r`` is ``growth - volatility^2 / 2`` in the Itô sense, ``growth`` in Stratonovich's. Several numbers
     ``y0`` are as many independent motions.
     """
+    growth, volatility = checks.squarable("growth", growth), checks.squarable("volatility", volatility)
+    checks.one_of("calculus", calculus, CALCULI)
     correction = 0.5 * volatility**2
     rate, ito_growth = (growth - correction, growth) if calculus == "ito" else (growth, growth + correction)
-    start = checks.numbers("y0", y0).ravel().tolist()
+    start = checks.as_float64("y0", checks.numbers("y0", y0).ravel()).tolist()
     one = torch.eye(len(start), dtype=torch.float64)
     mean, second = _linear_moments(ito_growth * one, [volatility * torch.diag(row) for row in one], start)
     sde = SDE(lambda t, y: growth * y, lambda t, y: volatility * y, noise="diagonal", calculus=calculus)
@@ -133,16 +143,21 @@ def geometric_brownian_motion(
 
 def cubic(y0: float = 0.5) -> Problem:
     """``dY = -1/4 Y (1 - Y^2) dt + 1/2 (1 - Y^2) dW``, diagonal noise; ``Y = tanh(W/2 + artanh y0)``, ``|y0| < 1``."""
+    if not abs(checks.finite_number("y0", y0)) < 1:
+        raise ValueError(f"y0 must lie between -1 and 1, where the solution is known, got {y0}.")
     return Problem(
         "cubic",
         SDE(lambda t, y: -0.25 * y * (1 - y * y), lambda t, y: 0.5 * (1 - y * y), noise="diagonal"),
-        (y0,),
+        (float(y0),),
         exact=lambda t, y, w: torch.tanh(0.5 * w + torch.atanh(y)),
     )
 
 
 def wave(amplitude: float = 0.1, y0: float = 1.0) -> Problem:
     """``dY = -a^2 sin(Y) cos(Y)^3 dt + a cos(Y)^2 dW``, diagonal noise; ``Y = arctan(a W + tan y0)``."""
+    amplitude = checks.squarable("amplitude", amplitude)
+    if not abs(checks.finite_number("y0", y0)) < 0.5 * math.pi:
+        raise ValueError(f"y0 must lie between -pi/2 and pi/2, where the solution is known, got {y0}.")
     return Problem(
         "wave",
         SDE(
@@ -150,7 +165,7 @@ def wave(amplitude: float = 0.1, y0: float = 1.0) -> Problem:
             lambda t, y: amplitude * y.cos() ** 2,
             noise="diagonal",
         ),
-        (y0,),
+        (float(y0),),
         exact=lambda t, y, w: torch.atan(amplitude * w + torch.tan(y)),
     )
 
@@ -160,12 +175,13 @@ def debrabant_roessler(y0: float = 0.0) -> Problem:
 
     Source: K. Debrabant & A. Rößler, Appl. Numer. Math. 59 (2009), arXiv 1303.5103.
     """
+    start = checks.squarable("y0", y0)
     return Problem(
         "Debrabant-Rößler",
         SDE(
             lambda t, y: 0.5 * y + torch.sqrt(y * y + 1), lambda t, y: torch.sqrt(y * y + 1), noise="diagonal"
         ),
-        (y0,),
+        (start,),
         exact=lambda t, y, w: torch.sinh(t + w + torch.asinh(y)),
     )  # fmt: skip
 
@@ -177,8 +193,10 @@ def additive_system(
 
     Additive noise, a pair ``a, b`` of ``noise`` and ``drift`` for each component.
     """
-    b = torch.tensor(drift, dtype=torch.float64)
-    ab = torch.tensor(noise, dtype=torch.float64) * b
+    b, a = (torch.as_tensor(checks.as_float64(*pair)) for pair in (("drift", drift), ("noise", noise)))
+    if len(a) != len(b):
+        raise ValueError(f"noise holds {len(a)} numbers, but drift holds {len(b)}; give one of each per component.")
+    ab = a * b
 
     def mean(t: float) -> Tensor:
         return (1.0 + b * t) / math.sqrt(1.0 + t)
@@ -199,6 +217,10 @@ def ornstein_uhlenbeck(rate: float = 1.5, level: float = 0.5, volatility: float 
     ``- rate Y`` is the equation's linear part, so that the stepper ``"exponential"`` samples it exactly. The solution
     depends on the whole path, by ``integral exp(-rate (t - s)) dW(s)``, and not on ``W(t)`` alone.
     """
+    rate, level = checks.squarable("rate", rate), checks.squarable("level", level)
+    volatility, y0 = checks.squarable("volatility", volatility), checks.squarable("y0", y0)
+    if rate == 0:
+        raise ValueError("rate must not be 0, at which nothing pulls the process to its level.")
 
     def mean(t: float) -> Tensor:
         return torch.tensor([level + (y0 - level) * math.exp(-rate * t)], dtype=torch.float64)
@@ -217,6 +239,8 @@ def kubo_oscillator(frequency: float = 2.0, strength: float = 0.5, calculus: str
     ``Y`` is ``y0`` turned by ``frequency t + strength W``, so its norm is constant. In the Itô sense the drift has
     ``- strength^2 Y / 2`` besides. Source: R. Kubo, J. Math. Phys. 4 (1963), doi:10.1063/1.1703941.
     """
+    frequency, strength = checks.squarable("frequency", frequency), checks.squarable("strength", strength)
+    checks.one_of("calculus", calculus, CALCULI)
     damping = 0.5 * strength**2
     shown_damping = damping if calculus == "ito" else 0.0
     turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
@@ -295,7 +319,7 @@ def linear_ode(
     start = checks.as_float64("y0", y0)
     if len(start) != len(a):
         raise ValueError(f"y0 holds {len(start)} numbers, but matrix has {len(a)} rows; give one for each.")
-    mean, second = _linear_moments(a, [], y0)
+    mean, second = _linear_moments(a, [], start.tolist())
 
     def exact(t: float | Tensor, y: Tensor, w: Tensor) -> Tensor:
         return y @ torch.linalg.matrix_exp(a * t).to(y).T
@@ -320,7 +344,7 @@ def linear_system(
         TypeError, ValueError: naming the argument.
     """
     ode = linear_ode(matrix, y0)
-    volatility = checks.finite_number("volatility", volatility)
+    volatility = checks.squarable("volatility", volatility)
     a = torch.as_tensor(checks.numbers("matrix", matrix))
     mean, second = _linear_moments(a, [], ode.y0, volatility**2 * torch.eye(len(a), dtype=torch.float64))
     sde = SDE(ode.sde.drift, volatility)
@@ -347,7 +371,7 @@ def langevin_harmonic(
         TypeError, ValueError: naming the argument.
     """
     stiffness, friction = (
-        checks.positive_number("frequency", frequency) ** 2,
+        checks.squarable("frequency", checks.positive_number("frequency", frequency)) ** 2,
         checks.positive_number("friction", friction),
     )
     kick = math.sqrt(2.0 * friction * checks.positive_number("temperature", temperature))
@@ -355,7 +379,7 @@ def langevin_harmonic(
         raise ValueError(f"y0 must be a position and a momentum, got {len(start)} numbers.")
     a = torch.tensor([[0.0, 1.0], [-stiffness, -friction]], dtype=torch.float64)
     g = torch.tensor([[0.0], [kick]], dtype=torch.float64)
-    mean, second = _linear_moments(a, [], y0, g @ g.T)
+    mean, second = _linear_moments(a, [], start.tolist(), g @ g.T)
 
     def diffusion(t: Tensor) -> Tensor:
         return g.to(t)

@@ -147,6 +147,10 @@ def ladder(
     """
     checks.one_of("kind", kind, LADDERS)
     checks.one_of("noise", noise, NOISES)
+    if not isinstance(base, System):
+        raise TypeError(f"base must be a System, which system(name) makes, got {type(base).__name__}.")
+    checks.one_seed(seed)
+    gamma, frequency = checks.positive_number("gamma", gamma), checks.positive_number("frequency", frequency)
     if checks.positive_integer("levels", levels) < 2:
         raise ValueError("levels must be at least 2: one level is no ladder.")
     d, size = len(base.y0), checks.positive_number("size", size)

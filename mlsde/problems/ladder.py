@@ -85,8 +85,9 @@ class LadderProblem:
     def initial(self, samples: int, seed: int = 0) -> Tensor:
         """Initial states of a batch, shape ``(samples, ...)``; the same for the same arguments."""
         checks.positive_integer("samples", samples)
+        checks.one_seed(seed)
         if isinstance(self.start, Tensor):
-            rows = (checks.one_seed(seed) * samples + torch.arange(samples, device=self.start.device)) % len(self.start)
+            rows = (seed * samples + torch.arange(samples, device=self.start.device)) % len(self.start)
             return self.start[rows].clone()
         y0 = checks.state("what start returned", self.start(samples, seed))
         if len(y0) != samples:
@@ -107,6 +108,8 @@ def checked(problem: object) -> LadderProblem:
 def scattered_start(y0: Tensor, spread: float, seed_offset: int = 0) -> Start:
     """Initial states around ``y0`` of shape ``(d,)``: each component times ``1 + spread * uniform(-1, 1)``."""
     spread = checks.non_negative_number("spread", spread)
+    if checks.state("y0", y0).ndim != 1:
+        raise ValueError(f"y0 must be the state of one sample, shape (d,), got {tuple(y0.shape)}.")
 
     def start(samples: int, seed: int) -> Tensor:
         draws = np.random.default_rng([seed, seed_offset]).uniform(-1.0, 1.0, (samples, len(y0)))
@@ -155,8 +158,10 @@ def perturbed(
     gamma, size = checks.positive_number("gamma", gamma), checks.non_negative_number("size", size)
     checks.one_of("differences", differences, DIFFERENCES)
     checks.one_of("work", work, WORK)
-    checks.positive_integer("features", features)
-    checks.positive_number("frequency", frequency)
+    features, frequency = checks.positive_integer("features", features), checks.positive_number("frequency", frequency)
+    checks.one_seed(seed)
+    if gamma * (count - 1) > 500 or count > 500:
+        raise ValueError(f"levels={count} with gamma={gamma:g} are dearer than 2^500; take fewer levels.")
     grown = [2.0 ** (gamma * k) for k in range(count)]
     numbers = [features if work == "declared" else round(features * factor) for factor in grown]
     if numbers[-1] > _MOST_FEATURES:
@@ -194,7 +199,7 @@ class _Perturbed:
         return cls(base, *map(torch.as_tensor, (frequencies, rates, phases, amplitudes)))
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        out = self.base(t, y)
+        out = self.base(t, checks.vectors("y", y, len(self.frequencies)))
         for i in range(0, len(self.phases), _FEATURES_AT_ONCE):
             part = slice(i, i + _FEATURES_AT_ONCE)
             angles = torch.addmm(

@@ -87,6 +87,8 @@ def ornstein_uhlenbeck(rates: Sequence[float], sigma: float, means: Sequence[flo
         means: one per level; 0 by default.
     """
     speeds = torch.as_tensor(checks.as_float64("rates", rates))
+    if len(speeds) == 0:
+        raise ValueError("rates must hold one number for each level, got none.")
     centres = torch.zeros_like(speeds) if means is None else torch.as_tensor(checks.as_float64("means", means))
     if centres.shape != speeds.shape:
         raise ValueError(f"means holds {len(centres)} values, but rates has {len(speeds)} levels.")
@@ -96,7 +98,7 @@ def ornstein_uhlenbeck(rates: Sequence[float], sigma: float, means: Sequence[flo
 
 def euler_moments(problem: LinearProblem, y0: Tensor, times: Sequence[float] | np.ndarray) -> Moments:
     """Exact moments of Euler-Maruyama with the top level, started at ``y0`` of shape ``(d,)``."""
-    return multilevel_moments(problem, y0, times, [1.0] * len(problem.matrices))
+    return multilevel_moments(problem, y0, times, [1.0] * len(_checked(problem).matrices))
 
 
 def multilevel_moments(
@@ -118,10 +120,10 @@ def multilevel_moments(
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    levels, d = problem.offsets.shape
+    levels, d = _checked(problem).offsets.shape
     _check("y0", y0, (d,))
     steps = np.diff(checks.time_grid(None, None, times)).tolist()
-    table = np.asarray(probabilities, dtype=np.float64)
+    table = checks.numbers("probabilities", probabilities)
     if table.shape not in ((levels,), (len(steps), levels)):
         raise ValueError(
             f"probabilities has shape {table.shape}, expected {(levels,)}, or {(len(steps), levels)} for each step."
@@ -175,7 +177,7 @@ def poisson_moments(
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    levels, d = problem.offsets.shape
+    levels, d = _checked(problem).offsets.shape
     _check("y0", y0, (d,))
     step = checks.positive_number("duration", duration) / checks.positive_integer("points", points)
     weights = _jump_weights(rates, levels, checks.one_of("coins", coins, ("independent", "nested")))
@@ -211,7 +213,7 @@ def _jump_generator(differences: Tensor, drift: Tensor, spread: Tensor, weights:
 
 def _augmented(problem: LinearProblem) -> tuple[Tensor, Tensor, Tensor]:
     """``D_k``, shape ``(K, d + 1, d + 1)``, their sum, and ``[[G G^T, 0], [0, 0]]``."""
-    levels, d = problem.offsets.shape
+    levels, d = _checked(problem).offsets.shape
     values = torch.zeros(levels, d + 1, d + 1, dtype=torch.float64)
     values[:, :d] = torch.cat([problem.matrices, problem.offsets[..., None]], dim=-1)
     differences = torch.diff(values, dim=0, prepend=torch.zeros_like(values[:1]))
@@ -227,7 +229,13 @@ class _Affine:
     offset: Tensor
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        return y @ self.matrix.T + self.offset
+        return checks.vectors("y", y, len(self.offset)) @ self.matrix.T + self.offset
+
+
+def _checked(problem: object) -> LinearProblem:
+    if not isinstance(problem, LinearProblem):
+        raise TypeError(f"problem must be a LinearProblem, got {type(problem).__name__}.")
+    return problem
 
 
 def _check(name: str, value: Tensor, shape: tuple[int, ...]) -> None:

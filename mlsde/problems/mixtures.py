@@ -69,6 +69,8 @@ def gaussian_mixture(
     scale = 1.0 / np.sqrt((centres**2).mean() + checks.positive_number("width", width) ** 2)
     centres, variance = scale * centres, (scale * width) ** 2
     process = VariancePreserving() if process is None else process
+    if not isinstance(process, VariancePreserving):
+        raise TypeError(f"process must be a VariancePreserving, got {type(process).__name__}.")
     parts = [_clustered(centres, number, seed) for number in counts]
     parts.append((centres, np.zeros(d), np.ones(count)))
     mixtures = [_mixture(places, variance + within, weights, process) for places, within, weights in parts]
@@ -79,9 +81,9 @@ def gaussian_mixture(
 
 
 def _below(name: str, values: Sequence[int], most: int) -> list[int]:
-    counts = [checks.positive_integer(name, value) for value in values]
+    counts = [checks.positive_integer(name, value) for value in checks.items(name, values, "integers")]
     if counts != sorted(set(counts)) or counts[-1:] >= [most]:
-        raise ValueError(f"{name} must increase and stay below the {most} components, got {list(values)}.")
+        raise ValueError(f"{name} must increase and stay below the {most} components, got {counts}.")
     return counts
 
 

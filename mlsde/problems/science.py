@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlsde import checks
+from mlsde import checks, norms
 from mlsde.brownian import Brownian
 from mlsde.hierarchy import DriftHierarchy, Level
 from mlsde.integrate import solve
-from mlsde.problems.ladder import LadderProblem, Start
+from mlsde.problems.ladder import LadderProblem, Start, checked
 from mlsde.sde import SDE
 
 ASSIGNMENTS = ("cell", "mean")
@@ -62,13 +62,13 @@ def level_errors(problem: LadderProblem, *, samples: int = 64, steps: int = 32, 
     Raises:
         TypeError, ValueError: as :func:`mlsde.solve`.
     """
-    levels = problem.sde.drift.levels
+    levels = checked(problem).sde.drift.levels
     limit = problem.reference.sde.drift.levels[-1] if isinstance(problem.reference, FineRun) else levels[-1]
     squares: list[list[float]] = []
 
     def watched(t: Tensor, y: Tensor) -> Tensor:
         value = limit(t, y)
-        squares.append([float((level(t, y) - value).flatten(1).square().sum(1).mean()) for level in levels])
+        squares.append([float(norms.squares(level(t, y) - value).mean()) for level in levels])
         return value
 
     solve(problem.sde.with_drift(watched), problem.initial(samples, seed), problem.t_span, steps=steps, seed=seed)
@@ -92,6 +92,8 @@ def price_exponent(costs: Sequence[float], errors: Sequence[float] | np.ndarray)
         )
     if not ((prices > 0).all() and (misses > 0).all()):
         raise ValueError(f"costs and errors must be above zero, got {costs}, {errors}; leave out the limit itself.")
+    if prices.min() == prices.max():
+        raise ValueError(f"costs must differ, got {costs}.")
     slope = float(np.polyfit(np.log(prices), np.log(misses), 1)[0])
     if not slope < 0:
         raise ValueError(f"errors must fall as the costs grow, got {errors} at costs {costs}.")
@@ -164,7 +166,14 @@ def grouped(places: Tensor, charges: Tensor, side: int, assignment: str = "cell"
 
     Returns:
         Places and charges of the filled cells, shapes ``(m, 3)`` and ``(m,)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
     """
+    side = checks.positive_integer("side", side, 2**20)
+    checks.one_of("assignment", assignment, ASSIGNMENTS)
+    if checks.state("places", places).shape != (len(checks.state("charges", charges)), 3):
+        raise ValueError(f"places has shape {tuple(places.shape)}, expected ({len(charges)}, 3): one for each charge.")
     index = ((places + 1.0) / 2.0 * side).long().clamp(0, side - 1)
     cells, member, sizes = torch.unique(index, dim=0, return_inverse=True, return_counts=True)
     totals = torch.zeros(len(cells), dtype=charges.dtype).index_add_(0, member, charges)
@@ -223,7 +232,7 @@ def learned_force(
     """
     counts, d = _increasing("points", points), checks.positive_integer("dimension", dimension)
     length, noise = checks.positive_number("length", length), checks.non_negative_number("noise", noise)
-    if smoothness not in SMOOTHNESS:
+    if checks.number("smoothness", smoothness) not in SMOOTHNESS:
         raise ValueError(f"smoothness must be one of {', '.join(map(str, SMOOTHNESS))}, got {smoothness!r}.")
     deviation = math.sqrt(checks.positive_number("temperature", temperature))
     rng = np.random.default_rng(checks.one_seed(seed))
@@ -267,9 +276,7 @@ def normal_start(dimension: int, deviation: float = 1.0) -> Start:
 
 def _increasing(name: str, values: Sequence[int]) -> list[int]:
     """Check positive integers that increase."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
-        raise TypeError(f"{name} must be a sequence of integers, got {values!r}.")
-    counts = [checks.positive_integer(name, value) for value in values]
+    counts = [checks.positive_integer(name, value) for value in checks.items(name, values, "integers")]
     if not counts or counts != sorted(set(counts)):
         raise ValueError(f"{name} must hold at least one number and increase, got {counts}.")
     return counts
@@ -283,6 +290,7 @@ def _blocks(total: int, samples: int) -> Iterator[slice]:
 
 def _squared_distances(y: Tensor, places: Tensor) -> Tensor:
     """``|y_i - x_j|^2`` by one matrix product, shape ``(samples, sources)``."""
+    checks.vectors("y", y, places.shape[1])
     cross = torch.addmm(places.square().sum(1), y, places.T, alpha=-2.0)
     return cross.add_(y.square().sum(1, keepdim=True)).clamp_min_(0.0)
 
@@ -329,7 +337,7 @@ class _Waves:
         return cls(*map(torch.as_tensor, (frequencies, phases, amplitudes)))
 
     def force(self, y: Tensor) -> Tensor:
-        out = torch.zeros_like(y)
+        out = torch.zeros_like(checks.vectors("y", y, self.frequencies.shape[1]))
         for part in _blocks(len(self.phases), len(y)):
             angles = torch.addmm(self.phases[part].to(y), y, self.frequencies[part].to(y).T)
             out = torch.addmm(out, angles.sin_(), self.amplitudes[part].to(y))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mlsde import checks
+from mlsde import checks, norms
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import PowerLaw
@@ -269,7 +269,7 @@ class _Runs:
         first = None
         for method in rules:
             done = self._rule(method)
-            apart = (done.y1 - self.full(method.stepper).y1).double().flatten(1).square().sum(1)
+            apart = norms.squares(done.y1 - self.full(method.stepper).y1)
             coins = _by_seed(apart, self._samples)
             first = coins if first is None else first
             row = self.row("rule", method.name, float(done.stats.cost or 0.0), self._batch.errors(done.y1))
@@ -321,7 +321,7 @@ def default_rules() -> list[Method]:
 
 
 def _rules(rules: Sequence[Method]) -> list[Method]:
-    chosen = [] if isinstance(rules, Method) or not isinstance(rules, Iterable) else list(rules)
+    chosen = [] if not isinstance(rules, Iterable) else checks.items("rules", rules, "methods of a study")
     if not chosen or not all(isinstance(method, Method) and method.coins is not None for method in chosen):
         raise ValueError(
             f"rules must hold multilevel methods, made by study.multilevel(coins, correction), got {rules!r}."

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlsde import checks
 from mlsde.chunks.results import Results
+from mlsde.hierarchy import CountedLevels
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.sde import NoiseTerm
@@ -184,7 +185,7 @@ def convergence(
     if checks.positive_integer("seeds", seeds) < 2:
         raise ValueError("seeds must be at least 2, so that there is a spread, got 1.")
     checks.positive_integer("samples", samples)
-    grid = _grid(steps, checks.positive_integer("most_steps", most_steps))
+    grid = _grid(steps, checks.positive_integer("most_steps", most_steps, checks.MOST_STEPS))
     power = _gamma(gamma, problem)
     finest = 10 * grid[-1] if reference_steps is None else checks.positive_integer("reference_steps", reference_steps)
     share = "sample" if cost == "declared" else "batch"
@@ -301,9 +302,10 @@ def _fingerprint(problem: LadderProblem, y0: Tensor) -> list[str]:
     sde, (t0, t1) = problem.sde, problem.t_span
     dtype = torch.float32 if y0.dtype in checks.HALF_PRECISIONS else y0.dtype
     found = [f"{t0:g} … {t1:g}"]
+    levels = CountedLevels(sde.drift.levels, y0.dtype)
     for when, y in ((t0, y0), (0.5 * (t0 + t1), 0.7 * y0 + 0.1)):
         t = torch.tensor(when, dtype=dtype, device=y.device)
-        values = [level(t, y) for level in sde.drift.levels]
+        values = [levels(k, t, y) for k in range(len(sde.drift))]
         if not sde.is_ode:
             values.append(torch.as_tensor(NoiseTerm(sde, t, y, dtype).value(t, y)))
         found += [f"{float(value.double().norm()):.6g}" for value in values]
@@ -311,7 +313,7 @@ def _fingerprint(problem: LadderProblem, y0: Tensor) -> list[str]:
 
 
 def _methods(methods: Sequence[Method]) -> list[Method]:
-    chosen = [] if isinstance(methods, Method) or not isinstance(methods, Iterable) else list(methods)
+    chosen = [] if not isinstance(methods, Iterable) else checks.items("methods", methods, "methods of a study")
     if not chosen or not all(isinstance(method, Method) for method in chosen):
         raise TypeError(
             "methods must be a sequence of methods, made by study.plain(), study.multilevel(coins, correction), "
@@ -333,9 +335,8 @@ def _targets(errors: Any) -> tuple[float, ...]:
 def _grid(steps: Sequence[int] | None, most: int) -> list[int]:
     if steps is None:
         return [int(n) for n in round_numbers(1, most) if n == int(n)]
-    if isinstance(steps, str) or not isinstance(steps, Iterable):
-        raise TypeError(f"steps must be a sequence of numbers of steps, got {steps!r}; or give most_steps.")
-    grid = sorted({checks.positive_integer("steps", n) for n in steps})
+    given = checks.items("steps", steps, "numbers of steps")
+    grid = sorted({checks.positive_integer("steps", n, checks.MOST_STEPS) for n in given})
     if not grid:
         raise ValueError("steps must hold at least one number of steps, got none.")
     return grid

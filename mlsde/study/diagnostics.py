@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlsde import checks
+from mlsde import checks, norms
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.variances import LevelVariances, level_variances
@@ -144,11 +144,11 @@ def diagnose(
 def price_exponent(costs: np.ndarray, errors: np.ndarray) -> tuple[float, tuple[float, float]]:
     """``gamma`` of ``errors ~ costs^(-1/gamma)`` by least squares of the logarithms, and its 95 % interval.
 
-    Returns infinity where errors do not fall, NaN with fewer than two levels; the interval is NaN with fewer than
-    three.
+    Returns infinity where errors do not fall, NaN with fewer than two levels or prices; the interval is NaN
+    with fewer than three.
     """
     known = errors > 0
-    if known.sum() < 2:
+    if known.sum() < 2 or np.ptp(costs[known]) == 0:
         return math.nan, (math.nan, math.nan)
     x, y = np.log(costs[known]), np.log(errors[known])
     centred = x - x.mean()
@@ -187,7 +187,7 @@ def _repeats(problem: LadderProblem, y0: Tensor, sizes: np.ndarray) -> tuple[flo
     for level, size in zip(problem.sde.drift.levels, sizes.tolist(), strict=True):
         first, again, part = level(t, y0).clone(), level(t, y0).clone(), level(t, y0[:half]).clone()
         changes = [(again - first), (part - first[:half])]
-        worst = max(float((gain * change).double().flatten(1).square().sum(1).mean()) for change in changes)
+        worst = max(float(norms.squares(gain * change).mean()) for change in changes)
         found.append(math.sqrt(worst) / size if size > 0 else math.sqrt(worst))
     return tuple(found)
 

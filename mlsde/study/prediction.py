@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlsde import theory
+from mlsde import norms, theory
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import Constant
@@ -50,7 +50,7 @@ def sensitivity(sde: SDE, y0: Tensor, t_span: tuple[float, float], steps: int, b
     signs = torch.as_tensor(coins, dtype=y0.dtype, device=y0.device)
     pulled = torch.autograd.grad(states[-1], states[:-1], signs, allow_unused=True)
     size = math.prod(y0.shape[1:])
-    grown = [1.0 if g is None else float(g.flatten(1).square().sum(1).mean()) / size for g in pulled]
+    grown = [1.0 if g is None else float(norms.squares(g).mean()) / size for g in pulled]
     return np.array([*grown, 1.0])
 
 
@@ -168,4 +168,4 @@ def _by_thinning(batch: Batch, method: Method, top: Tensor, steps: int, k: int) 
 
 
 def _mean_square(y: Tensor) -> float:
-    return float(y.double().flatten(1).square().sum(1).mean())
+    return float(norms.squares(y).mean())

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlsde import norms
 from mlsde.brownian import Brownian, BrownianPath
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
@@ -188,7 +189,7 @@ class Batch:
 
     def errors(self, y1: Tensor) -> Tensor:
         """Squared distance of each sample from its reference, summed over components, shape ``(samples,)``."""
-        return (y1 - self.reference).double().flatten(1).square().sum(dim=1)
+        return norms.squares(y1 - self.reference)
 
     def noise(self, steps: int) -> Brownian | None:
         """The samples' path on a grid of equal steps, drawn once if it is not too large; ``None`` for an ODE."""

@@ -6,6 +6,8 @@ the theory a level that fires is paid once, whatever fires beside it.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from mlsde import checks
@@ -41,6 +43,7 @@ def evaluation_probabilities(probabilities: Table, coins: str = "independent") -
     return p + above - 2 * both + both * (p != above)
 
 
+@arguments.within_floats
 def expected_cost(
     probabilities: Table,
     costs: Row,
@@ -66,7 +69,7 @@ def expected_cost(
         TypeError, ValueError: naming the argument.
     """
     prices = arguments.positive_row("costs", costs)
-    steps = None if steps is None else checks.positive_integer("steps", steps)
+    steps = None if steps is None else checks.positive_integer("steps", steps, math.inf)
     table = arguments.probabilities(probabilities, len(prices), steps)
     rule = Multilevel(lambda t: prices, coins, correction)  # checks the names
     repeats, rows = 1, np.atleast_2d(table)
@@ -83,6 +86,7 @@ def expected_cost(
     return repeats * float(plan.expected_evaluations @ prices)
 
 
+@arguments.within_floats
 def additive_cost(probabilities: Table, costs: Row, steps: int | None = None) -> float:
     """Expected cost per trajectory in the additive account, ``sum_n sum_k p_k c_k``.
 
@@ -99,11 +103,12 @@ def additive_cost(probabilities: Table, costs: Row, steps: int | None = None) ->
         TypeError, ValueError: naming the argument.
     """
     prices = arguments.positive_row("costs", costs)
-    steps = None if steps is None else checks.positive_integer("steps", steps)
+    steps = None if steps is None else checks.positive_integer("steps", steps, math.inf)
     table = arguments.probabilities(probabilities, len(prices), steps)
     return float((table @ prices).sum()) * (1 if table.ndim == 2 or steps is None else steps)
 
 
+@arguments.within_floats
 def allocation_mse(probabilities: Row, variances: Row, order: float = 1.0) -> float:
     """Mean squared error that an allocation is charged, ``sum_k a_k (p_k^-s - 1)``: none where every level fires.
 
@@ -122,6 +127,7 @@ def allocation_mse(probabilities: Row, variances: Row, order: float = 1.0) -> fl
     return float(a @ (p ** -checks.positive_number("order", order) - 1.0))
 
 
+@arguments.within_floats
 def optimal_probabilities(
     variances: Row, costs: Row, *, budget: float | None = None, mse: float | None = None, order: float = 1.0
 ) -> np.ndarray:

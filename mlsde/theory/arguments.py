@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +17,36 @@ Row = Sequence[float] | np.ndarray | Tensor
 
 Table = Row | Sequence[Sequence[float]]
 """A row, or one row per step."""
+
+
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
+
+
+def within_floats(function: Callable[_Given, _Answer]) -> Callable[_Given, _Answer]:
+    """Make a formula say where its numbers leave float64: infinity where it comes to that, else ``ValueError``."""
+    parameters = inspect.signature(function).parameters.values()
+    names = ", ".join(p.name for p in parameters if p.name != "self" and p.annotation not in ("str", "bool"))
+
+    @functools.wraps(function)
+    def told(*args: _Given.args, **kwargs: _Given.kwargs) -> _Answer:
+        cause = None
+        try:
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                answer = function(*args, **kwargs)
+            if not _holds_nan(answer):
+                return answer
+        except ArithmeticError as error:
+            cause = error
+        raise ValueError(f"{names} must lie nearer to 1: {function.__name__} leaves the range of float64.") from cause
+
+    return told
+
+
+def _holds_nan(answer: Any) -> bool:
+    if isinstance(answer, Tensor):
+        return bool(answer.isnan().any())
+    return isinstance(answer, (float, tuple, np.ndarray)) and bool(np.isnan(answer).any())
 
 
 def positive_row(name: str, values: Any, levels: int | None = None) -> np.ndarray:

@@ -16,6 +16,7 @@ _NO_GROWTH = 1e-290
 """Growth below which the quotient of two roundings says less than its limit."""
 
 
+@arguments.within_floats
 def mse_bound(h: float, steps: int, lipschitz: float, variance: float, diffusion_lipschitz: float = 0.0) -> float:
     """Bound on ``E|Y_N - X_N|^2`` after ``N`` steps, ``X`` the top level at every step on the same path.
 
@@ -31,7 +32,7 @@ def mse_bound(h: float, steps: int, lipschitz: float, variance: float, diffusion
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    h, steps = checks.positive_number("h", h), checks.positive_integer("steps", steps)
+    h, steps = checks.positive_number("h", h), checks.positive_integer("steps", steps, math.inf)
     slope = checks.non_negative_number("lipschitz", lipschitz)
     spread = checks.non_negative_number("diffusion_lipschitz", diffusion_lipschitz)
     local = h**2 * checks.non_negative_number("variance", variance)
@@ -44,6 +45,7 @@ def mse_bound(h: float, steps: int, lipschitz: float, variance: float, diffusion
         return math.inf
 
 
+@arguments.within_floats
 def contractive_mse_bound(h: float, rate: float, lipschitz: float, variance: float) -> float:
     """Bound on ``E|Y_N - X_N|^2`` for every ``N``, for a top level that contracts: ``h S / (2 mu - h L^2)``.
 
@@ -74,6 +76,7 @@ def contractive_mse_bound(h: float, rate: float, lipschitz: float, variance: flo
     return h * variance / (2 * rate - h * lipschitz**2)
 
 
+@arguments.within_floats
 def poisson_mse_bound(
     duration: float, rates: Row, variances: Row, lipschitz: float, diffusion_lipschitz: float = 0.0
 ) -> float:
@@ -104,6 +107,7 @@ def poisson_mse_bound(
         return math.inf
 
 
+@arguments.within_floats
 def contractive_poisson_mse_bound(rates: Row, variances: Row, rate: float) -> float:
     """Limit of :func:`contractive_mse_bound` for short steps, ``sum_k V_k / rate_k / (2 mu)``, at every time.
 

@@ -32,6 +32,7 @@ class FrontierPoint:
     firings: float | None
 
 
+@arguments.within_floats
 def plain_frontier(model: ErrorModel, errors: Row, steps_grid: Row) -> list[FrontierPoint]:
     """Least predicted cost of one level at every step, over the levels and the numbers of steps.
 
@@ -43,6 +44,7 @@ def plain_frontier(model: ErrorModel, errors: Row, steps_grid: Row) -> list[Fron
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    _refuse_others(model)
     n = _whole("steps_grid", steps_grid)
     runs = [
         _Runs(model.costs[k - 1] * n, model.floor(k, n), np.full(len(n), k), n, n)
@@ -51,6 +53,7 @@ def plain_frontier(model: ErrorModel, errors: Row, steps_grid: Row) -> list[Fron
     return _cheapest(runs, errors)
 
 
+@arguments.within_floats
 def multilevel_frontier(
     model: ErrorModel,
     errors: Row,
@@ -78,18 +81,26 @@ def multilevel_frontier(
     Raises:
         TypeError, ValueError: naming the argument.
     """
+    _refuse_others(model)
     n, m = _whole("steps_grid", steps_grid), arguments.positive_row("firings_grid", firings_grid)
     s = model.order if order is None else checks.positive_number("order", order)
     exponent = (1.0 + 2.0 / checks.positive_number("gamma", gamma)) / (s + 1.0)
+    if not np.isfinite(exponent):
+        raise ValueError(f"gamma={gamma:g} is too small: no float64 holds 2 / gamma.")
     steps, firings = (grid.ravel() for grid in np.meshgrid(n, m))
     firings = np.minimum(firings, steps)
     runs = []
     for k in range(1, len(model.costs) + 1):
-        law = (model.costs[k - 1] / model.costs[:k]) ** exponent
-        p = np.minimum(1.0, (firings / steps)[:, None] * law)
+        law = exponent * (np.log(model.costs[k - 1]) - np.log(model.costs[:k]))
+        p = np.minimum(1.0, np.exp((np.log(firings) - np.log(steps))[:, None] + law))  # a product could be 0 infinity
         cost, squared = model.predict(k, steps, p, coins)
         runs.append(_Runs(cost, squared, np.full(len(steps), k), steps, firings))
     return _cheapest(runs, errors)
+
+
+def _refuse_others(model: object) -> None:
+    if not isinstance(model, ErrorModel):
+        raise TypeError(f"model must be an mlsde.theory.ErrorModel, got {type(model).__name__}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +138,7 @@ def _cheapest(runs: list[_Runs], errors: Row) -> list[FrontierPoint]:
     return points
 
 
+@arguments.within_floats
 def local_slopes(errors: Row, costs: Row) -> np.ndarray:
     """Local exponents ``-d log cost / d log error`` between neighbours, shape ``(points - 1,)``.
 
@@ -143,6 +155,7 @@ def local_slopes(errors: Row, costs: Row) -> np.ndarray:
     return np.diff(y) / np.diff(x)
 
 
+@arguments.within_floats
 def fitted_exponent(errors: Row, costs: Row) -> float:
     """Slope of the least squares line through ``log cost`` against ``log(1 / error)``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,7 @@ class ErrorModel:
         for name in ("strong_order", "order"):
             object.__setattr__(self, name, checks.positive_number(name, getattr(self, name)))
 
+    @arguments.within_floats
     def plain(self, level: int, steps: int) -> tuple[float, float]:
         """Cost per trajectory and root mean square error of one level at every step.
 
@@ -59,9 +61,10 @@ class ErrorModel:
             level: from 1 to ``K``.
             steps: ``n``.
         """
-        k, n = self._count("level", level), checks.positive_integer("steps", steps)
+        k, n = self._count("level", level), checks.positive_integer("steps", steps, math.inf)
         return float(self.costs[k - 1] * n), float(np.sqrt(self.floor(k, float(n))))
 
+    @arguments.within_floats
     def multilevel(
         self, levels: int, steps: int, probabilities: Row, coins: str = "independent"
     ) -> tuple[float, float]:
@@ -73,7 +76,7 @@ class ErrorModel:
             probabilities: in (0, 1], shape ``(levels,)``.
             coins: for the price, as of :func:`mlsde.theory.evaluation_probabilities`.
         """
-        count, n = self._count("levels", levels), checks.positive_integer("steps", steps)
+        count, n = self._count("levels", levels), checks.positive_integer("steps", steps, math.inf)
         p = arguments.probabilities(probabilities, count, 1, zero=False).ravel()
         cost, squared = self.predict(count, np.float64(n), p, coins)
         return float(cost), float(np.sqrt(squared))
@@ -93,7 +96,8 @@ class ErrorModel:
         """
         cost = steps * (evaluation_probabilities(p, coins) @ self.costs[:levels])
         chance = (p**-self.order - 1.0) @ self.level_errors[:levels] * steps**-self.order
-        return cost, self.floor(levels, steps) + chance
+        # a level that never fires where its error is 0 leaves 0 infinity: unknown counts as out of reach
+        return cost, np.nan_to_num(self.floor(levels, steps) + chance, nan=np.inf, posinf=np.inf)
 
     def _count(self, name: str, value: int) -> int:
         count = checks.positive_integer(name, value)

@@ -9,6 +9,7 @@ from mlsde.theory import arguments
 from mlsde.theory.arguments import Row, Table
 
 
+@arguments.within_floats
 def predicted_mse(
     times: Row, variances: Table, probabilities: Table, sensitivity: Row | None = None, coins: str = "independent"
 ) -> float:
@@ -30,7 +31,7 @@ def predicted_mse(
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    if coins != "independent":
+    if not isinstance(coins, str) or coins != "independent":
         raise ValueError(f"coins={coins!r} cannot be predicted from variances alone; use coins='independent'.")
     h = np.diff(checks.time_grid(None, None, times))
     gaps = arguments.table("variances", variances, steps=len(h))

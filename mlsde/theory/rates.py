@@ -9,10 +9,12 @@ import math
 from collections.abc import Callable
 
 from mlsde import checks
+from mlsde.theory import arguments
 
 _MOST = 2**1000
 
 
+@arguments.within_floats
 def htmc_cost(error: float, gamma: float, constant: float = 1.0) -> float:
     """Price of one evaluation of a drift at an accuracy: ``constant * error^-gamma``.
 
@@ -37,6 +39,7 @@ def htmc_cost(error: float, gamma: float, constant: float = 1.0) -> float:
         return math.inf
 
 
+@arguments.within_floats
 def euler_exponent(gamma: float, strong_order: float = 1.0) -> float:
     """Exponent of the cost ``eps^-(gamma + 1/r)`` of a plain method: ``eps^(-1/r)`` steps at ``eps^-gamma`` each.
 
@@ -53,6 +56,7 @@ def euler_exponent(gamma: float, strong_order: float = 1.0) -> float:
     return checks.positive_number("gamma", gamma) + 1.0 / checks.positive_number("strong_order", strong_order)
 
 
+@arguments.within_floats
 def threshold(order: float = 1.0) -> float:
     """``2 / s``, the ``gamma`` above which ML-EM costs ``eps^-gamma``, the price of one evaluation.
 
@@ -67,6 +71,7 @@ def threshold(order: float = 1.0) -> float:
     return 2.0 / checks.positive_number("order", order)
 
 
+@arguments.within_floats
 def multilevel_exponent(
     gamma: float, order: float = 1.0, strong_order: float = 1.0, *, every_step: bool = False
 ) -> float:

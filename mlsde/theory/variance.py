@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.theory import arguments
 
 
+@arguments.within_floats
 def weight_covariance(p: Sequence[float] | np.ndarray | Tensor, coins: str = "independent") -> np.ndarray:
     """Covariance of the weights ``w_k = B_k / p_k`` of one step, shape ``(K, K)``.
 
@@ -33,6 +35,7 @@ def weight_covariance(p: Sequence[float] | np.ndarray | Tensor, coins: str = "in
     return np.diag(1 / row - 1) if coins == "independent" else 1 / np.maximum.outer(row, row) - 1
 
 
+@arguments.within_floats
 def estimator_variance(differences: Tensor, p: Sequence[float] | Tensor, coins: str = "independent") -> Tensor:
     """Variance ``E|F - f^K|^2`` of the impulse estimate ``F`` given the past, shape ``(samples,)``.
 
@@ -56,5 +59,7 @@ def estimator_variance(differences: Tensor, p: Sequence[float] | Tensor, coins: 
             f"differences has shape {tuple(differences.shape)}, expected (K, samples, ...) "
             f"with the K={len(covariance)} levels of p."
         )
+    if not bool(differences.isfinite().all()):
+        raise ValueError("differences must be finite, but they hold NaN or infinity.")
     flat = differences.reshape(*differences.shape[:2], -1)
     return torch.einsum("jk,jsi,ksi->s", covariance.to(flat), flat, flat)
