@@ -14,7 +14,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if printed.blocks(page.read_text())], ids=lambda page: page.name
 )
-def test_code_of_the_page_runs_as_it_stands_and_prints_what_is_shown(page):
+def test_code_of_the_page_runs_as_it_stands_and_prints_what_is_shown(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for block, out in printed.outputs(page.read_text(), page.name):
         assert block.shown is None or printed.difference(block.shown, out) is None
 
