@@ -36,7 +36,8 @@ def fenced(page: Path) -> list[tuple[str, str, bool]]:
 def test_code_of_the_page_runs_as_it_stands_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block, out in printed.outputs(page.read_text(), page.name):
-        assert block.shown is None or printed.difference(block.shown, out) is None
+        off = None if block.shown is None else printed.difference(block.shown, out)
+        assert off is None, f"{page.name}: {off}; python tests/printed.py {page.relative_to(ROOT)} renews it"
 
 
 TABLE = """Solution: reached t=1 in 10 steps.
