@@ -32,7 +32,7 @@ _MOST = 50_000_000
 
 _LABELS = {
     "steps": "steps", "levels": "levels", "samples": "samples", "numbers": "numbers in the state of a sample",
-    "products": "us of an evaluation of the top level",
+    "products": "microseconds of an evaluation of the top level",
 }  # fmt: skip
 
 
@@ -155,12 +155,18 @@ class ScalingBenchmark:
         from mlsde import drawing  # noqa: PLC0415, matplotlib is imported when it is asked for
 
         canvas = drawing.canvas(13.0, 7.4)
-        panels = canvas.subplots(2, 3).ravel()
+        panels = canvas.subplots(2, 3, sharey=True).ravel()
         for axes, varied in zip(panels, dict.fromkeys(p.varied for p in self.points), strict=False):
             points = [p for p in self.points if p.varied == varied]
             for name in self.contenders:
                 self._draw(axes, points, name, drawing.COLOURS)
-            axes.set(xscale="log", yscale="log", xlabel=_LABELS[varied], ylabel="microseconds a step")
+            axes.set(yscale="log", xlabel=_LABELS[varied])
+            if varied == "levels":
+                axes.set_xticks([p.value for p in points])
+            else:
+                axes.set_xscale("log")
+        for axes in panels[::3]:
+            axes.set_ylabel("microseconds a step")
         handles, labels = panels[0].get_legend_handles_labels()
         panels[-1].axis("off")
         panels[-1].legend(handles, labels, frameon=False, loc="center left")
@@ -168,7 +174,7 @@ class ScalingBenchmark:
 
     def _draw(self, axes: Any, points: Sequence[Point], name: str, colours: Sequence[str]) -> None:
         found = [(1e6 * p.price if p.varied == "products" else p.value, t) for p in points if (t := p.timing(name))]
-        if not found:
+        if not found or len(found) == 1 < len(points):  # what does not depend on what is varied
             return
         colour, line, marker = STYLES[name]
         x, quartiles = [x for x, _ in found], [t.microseconds for _, t in found]
