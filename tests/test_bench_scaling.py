@@ -97,6 +97,29 @@ def test_tables_hold_medians_ratios_overheads_memory_and_evaluations():
     )
 
 
+def priced(*ratios):
+    """Points at which an evaluation takes 1, 20, 400 us and a step of systematic hold so many of the bare loop's."""
+
+    def timings(ratio):
+        steps = ((BARE, 2e-5), (HOLD, 2e-5 * ratio))
+        return tuple(bench.Timing((2, 2), name, 1, (1,), (seconds,), (0.0,)) for name, seconds in steps)
+
+    points = [bench.Point("products", i, 20.0**i * 1e-6, timings(ratio)) for i, ratio in enumerate(ratios)]
+    return bench.ScalingBenchmark(tuple(points), 1)
+
+
+def test_sentences_say_what_was_measured():
+    assert made_up().sentences == (
+        "At the base point a step of the bare loop takes 8.0 us, and others take so much more: 4.0 us (mlsde, one "
+        "level).",
+    )
+    (pays,) = priced(2.0, 0.5, 0.25).sentences
+    assert "from 20.0 us an evaluation on, 4.0 times at 400 us" in pays
+    assert "from 400 us an evaluation on, 1.2 times at 400 us" in priced(0.5, 2.0, 0.8).sentences[0]
+    assert priced(0.5, 0.5, 1.1).sentences == priced(0.5).sentences == ()
+    assert pays in repr(priced(2.0, 0.5, 0.25)) and pays in priced(2.0, 0.5, 0.25).markdown()
+
+
 def test_the_result_survives_json():
     result = made_up()
     assert bench.ScalingBenchmark.from_dict(json.loads(json.dumps(result.as_dict()))) == result

@@ -22,68 +22,78 @@ class CoinError:
     Attributes:
         rule: coins and correction.
         samples: in the batch.
-        shared: mean square error with coins of the batch, of each replicate.
-        own: that with coins of each sample's own.
-        bias: mean square of the error's expectation, which is the same for both: a sample alone cannot tell whose its
-            coins are.
+        factors: by which the probabilities of shared coins were multiplied, from 1 on.
+        shared: mean square error with coins of the batch, of each replicate, for each factor.
+        bias: mean square of the error's expectation, for each factor. It is the same for both kinds of coins: a sample
+            alone cannot tell whose its coins are.
+        own: mean square error with coins of each sample's own, of each replicate, at factor 1.
         sampling: mean square error of the batch mean of the top level itself, the variance over the samples.
     """
 
     rule: str
     samples: int
-    shared: tuple[float, ...]
+    factors: tuple[float, ...]
+    shared: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
     own: tuple[float, ...]
-    bias: float
     sampling: float
 
     @property
     def shared_error(self) -> float:
-        """Root mean square error with coins of the batch."""
-        return math.sqrt(np.mean(self.shared))
+        """Root mean square error with coins of the batch at factor 1."""
+        return math.sqrt(np.mean(self.shared[0]))
 
     @property
     def own_error(self) -> float:
         """That with coins of each sample's own."""
         return math.sqrt(np.mean(self.own))
 
-    def advantage(self, runs: float, sampling: bool) -> float:
-        """Error with shared coins over that with own coins at equal wall-clock; above 1 own coins are better.
+    def shared_at(self, factor: float, runs: float, sampling: bool) -> float:
+        """Root mean square error of the mean of so many runs with shared coins, drawn anew in each.
 
-        Shared coins are drawn anew in so many runs, on the same paths or, with ``sampling``, on new ones, and the means
-        averaged: their variance falls, their bias stays.
+        Their variance falls with the runs, which need not be a whole number; their bias stays.
 
         Args:
-            runs: that the clock allows shared coins in the time of one with own coins; need not be whole.
-            sampling: count the error of the samples too.
+            factor: of the probabilities.
+            runs: on the same paths or, with ``sampling``, on new ones.
+            sampling: count the error of the samples too, which is taken to be independent of that of the coins.
         """
-        of_samples = self.sampling if sampling else 0.0
-        variance = max(0.0, float(np.mean(self.shared)) - self.bias)
-        shared = self.bias + (variance + of_samples) / runs
-        return math.sqrt(shared / (float(np.mean(self.own)) + of_samples))
+        i = self.factors.index(factor)
+        variance = max(0.0, float(np.mean(self.shared[i])) - self.bias[i])
+        return math.sqrt(self.bias[i] + (variance + (self.sampling if sampling else 0.0)) / runs)
 
 
 @dataclass(frozen=True)
 class CoinClock:
-    """Wall-clock of runs with both kinds of coins at equal expected evaluations.
+    """Wall-clock of runs with both kinds of coins.
 
     Attributes:
         rule: coins and correction.
         width: of the matrices whose products the levels take besides; 0 for none.
         samples: in the batch.
-        shared: seconds with coins of the batch, of each repeat.
-        own: those with coins of each sample's own.
+        factors: by which the probabilities of shared coins were multiplied, from 1 on; those that take much longer
+            than own coins are left out.
+        shared: seconds with coins of the batch, of each repeat, for each factor.
+        own: those with coins of each sample's own, at factor 1.
     """
 
     rule: str
     width: int
     samples: int
-    shared: tuple[float, ...]
+    factors: tuple[float, ...]
+    shared: tuple[tuple[float, ...], ...]
     own: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        """How many times as long own coins take, the median over the repeats."""
-        return float(np.median(np.array(self.own) / np.array(self.shared)))
+        """How many times as long own coins take at equal expected evaluations, the median over the repeats."""
+        return self.runs()[self.factors[0]]
+
+    def runs(self) -> dict[float, float]:
+        """By factor, how many runs with shared coins take as long as one with own coins; need not be whole."""
+        own = np.array(self.own)
+        ratios = [float(np.median(own / np.array(seconds))) for seconds in self.shared]
+        return dict(zip(self.factors, ratios, strict=True))
 
 
 @dataclass(frozen=True)
@@ -140,8 +150,21 @@ class CoinBenchmark:
         return next(e for e in self.errors if (e.rule, e.samples) == (rule, samples))
 
     def advantage(self, rule: str, width: int, samples: int, sampling: bool) -> float:
-        """Error with shared coins over that with own coins at equal wall-clock; see :meth:`CoinError.advantage`."""
-        return self.error(rule, samples).advantage(self.clock(rule, width, samples).ratio, sampling)
+        """Error with shared coins over that with own coins at equal wall-clock; above 1 own coins are better.
+
+        Shared coins do what serves them best: they are drawn again, or fire more often, or both.
+
+        Args:
+            rule: coins and correction.
+            width: of the added work.
+            samples: in the batch.
+            sampling: count the error of the samples too.
+        """
+        error = self.error(rule, samples)
+        runs = self.clock(rule, width, samples).runs()
+        fit = {factor: count for factor, count in runs.items() if count >= 1 or factor == error.factors[0]}
+        shared = min(error.shared_at(factor, count, sampling) for factor, count in fit.items())
+        return shared / math.hypot(error.own_error, math.sqrt(error.sampling) if sampling else 0.0)
 
     def crossing(self, rule: str, width: int, sampling: bool) -> int | None:
         """Least batch from which on own coins beat shared ones in all larger ones too; ``None`` if there is none."""
@@ -173,12 +196,23 @@ class CoinBenchmark:
     def from_dict(cls, data: dict[str, Any]) -> CoinBenchmark:
         """Return the result that :meth:`as_dict` wrote."""
         clocks = [
-            CoinClock(c["rule"], c["width"], c["samples"], tuple(c["shared"]), tuple(c["own"])) for c in data["clocks"]
+            CoinClock(
+                c["rule"],
+                c["width"],
+                c["samples"],
+                tuple(c["factors"]),
+                tuple(map(tuple, c["shared"])),
+                tuple(c["own"]),
+            )
+            for c in data["clocks"]
         ]
         errors = [
-            CoinError(e["rule"], e["samples"], tuple(e["shared"]), tuple(e["own"]), e["bias"], e["sampling"])
+            CoinError(
+                e["rule"], e["samples"], tuple(e["factors"]), tuple(map(tuple, e["shared"])), tuple(e["bias"]),
+                tuple(e["own"]), e["sampling"],
+            )
             for e in data["errors"]
-        ]
+        ]  # fmt: skip
         works = [Work(**work) for work in data["works"]]
         return cls(tuple(works), tuple(clocks), tuple(errors), data["steps"], data["repeats"], data["device"])
 
@@ -224,35 +258,43 @@ class CoinBenchmark:
 
         canvas = drawing.canvas(11.0, 8.0)
         (clock, error), (coin, total) = canvas.subplots(2, 2)
-        lines = dict(zip((work.width for work in self.works), (":", "--", "-"), strict=False))
         colours = dict(zip(self.rules, drawing.COLOURS[1:], strict=False))
-        for rule in self.rules:
+        lines = dict(zip((work.width for work in self.works), (":", "--", "-", "-."), strict=False))
+        for rule, colour in colours.items():
             found = [self.error(rule, n) for n in self.batches]
-            style = {"color": colours[rule], "marker": "o", "markersize": 4}
-            error.plot(self.batches, [e.shared_error for e in found], linestyle="-", label=f"{rule}, shared", **style)
-            error.plot(self.batches, [e.own_error for e in found], linestyle="--", label=f"{rule}, own", **style)
-            for work in self.works:
-                label = f"{rule}, {short(1e6 * work.sample)} us a sample"
-                rows = (
-                    (clock, [self.clock(rule, work.width, n).ratio for n in self.batches]),
-                    (coin, [self.advantage(rule, work.width, n, False) for n in self.batches]),
-                    (total, [self.advantage(rule, work.width, n, True) for n in self.batches]),
-                )
-                for axes, values in rows:
-                    axes.plot(self.batches, values, linestyle=lines[work.width], label=label, **style)
+            style = {"color": colour, "marker": "o", "markersize": 4}
+            error.plot(self.batches, [e.shared_error for e in found], linestyle="-", **style)
+            error.plot(self.batches, [e.own_error for e in found], linestyle="--", **style)
+            for width, line in lines.items():
+                for axes, values in (
+                    (clock, [self.clock(rule, width, n).ratio for n in self.batches]),
+                    (coin, [self.advantage(rule, width, n, False) for n in self.batches]),
+                    (total, [self.advantage(rule, width, n, True) for n in self.batches]),
+                ):
+                    axes.plot(self.batches, values, linestyle=line, **style)
         sampling = [math.sqrt(self.error(self.rules[0], n).sampling) for n in self.batches]
-        error.plot(self.batches, sampling, color="grey", label="of the samples themselves")
-        error.set(ylabel="RMS error of the mean of a batch")
-        clock.set(ylabel="seconds, own over shared coins")
-        coin.set(ylabel="error at equal wall-clock, shared over own coins")
-        total.set(ylabel="the same, error of the samples counted")
-        for axes in (clock, error, coin, total):
-            axes.set(xscale="log", yscale="log", xlabel="samples")
+        error.plot(self.batches, sampling, color="grey")
+        clock.set(xscale="log", xlabel="samples", ylabel="seconds, own over shared coins")
+        clock.set_ylim(0, 1.4 * clock.get_ylim()[1])
+        for axes, what in (
+            (error, "RMS error of the mean of a batch"),
+            (coin, "error at equal wall-clock, shared over own coins"),
+            (total, "the same, the error of the samples counted"),
+        ):
+            axes.set(xscale="log", yscale="log", xlabel="samples", ylabel=what)
         for axes in (clock, coin, total):
             axes.axhline(1.0, color="grey", linewidth=0.8)
-        clock.legend(frameon=False, fontsize=8)
-        error.legend(frameon=False, fontsize=8)
+        prices = [(f"{short(1e6 * work.sample)} us a sample", "black", lines[work.width]) for work in self.works]
+        _legend(clock, [*((rule, colour, "-") for rule, colour in colours.items()), *prices], "upper left", 2)
+        kinds = [("shared coins", "black", "-"), ("own coins", "black", "--")]
+        _legend(error, [*kinds, ("the samples themselves", "grey", "-")], "lower left", 1)
         return drawing.save(canvas, file)
+
+
+def _legend(axes: Any, entries: Sequence[tuple[str, str, str]], where: str, columns: int) -> None:
+    """What colours and lines mean: labels with a colour and a line."""
+    handles = [axes.plot([], [], color=colour, linestyle=line)[0] for _, colour, line in entries]
+    axes.legend(handles, [label for label, _, _ in entries], frameon=False, loc=where, ncols=columns)
 
 
 def _from(samples: int | None) -> str:

@@ -102,7 +102,7 @@ def _chain(drift: Drift, shape: Shape) -> Callable[[Any, int], Any]:
     return jax.jit(chain).lower(jnp.zeros(shape, jnp.float32), 1).compile()
 
 
-def price(drift: Drift, y0: Tensor, seconds: float = 2e-3) -> float:
+def price(drift: Drift, y0: Tensor, seconds: float = 2e-2) -> float:
     """Seconds of one evaluation in a compiled loop of them, each of what the last returned."""
     chain, y = _chain(drift, tuple(y0.shape)), y0.numpy()
 

@@ -148,8 +148,8 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def price(level: Drift, y: Tensor, seconds: float = 2e-3) -> float:
-    """Seconds of one evaluation at a state, the mean over as many as some milliseconds hold, and at least three."""
+def price(level: Drift, y: Tensor, seconds: float = 2e-2) -> float:
+    """Seconds of one evaluation at a state, the mean over as many as so many seconds hold, and at least three."""
     t = torch.zeros((), dtype=y.dtype, device=y.device)
 
     def evaluated(times: int) -> None:
@@ -158,5 +158,5 @@ def price(level: Drift, y: Tensor, seconds: float = 2e-3) -> float:
 
     with torch.no_grad():
         evaluated(1)
-        times = max(3, min(1000, int(seconds / clock(lambda: evaluated(3), y.device) * 3)))
+        times = max(3, min(10_000, int(seconds / clock(lambda: evaluated(3), y.device) * 3)))
         return clock(lambda: evaluated(times), y.device) / times

@@ -23,14 +23,22 @@ from mlsde.problems import perturbed
 
 RULES = (("independent", "impulse"), ("systematic", "impulse"), ("systematic", "hold"))
 SAMPLES = (1, 4, 16, 64, 256, 1024, 4096)
-WIDTHS = (0, 32, 128)
+WIDTHS = (0, 16, 64)
 """Of the matrices whose products (1, 8 and 64 by level) are taken besides; none for 0."""
 
+FACTORS = (1.0, 2.0, 4.0)
+"""Of the probabilities of shared coins, which may spend the time that they save on firing more often."""
+
 _NUMBERS, _PRODUCTS, _PROBABILITIES = 4, (1, 8, 64), (1.0, 0.25, 0.0625)
+_MUCH_LONGER = 1.5
+
+Rule = tuple[str, str]
+Errors = tuple[list[Tensor], list[Tensor], Tensor]
+"""With shared and with own coins for each factor, and the states of the top level; shape ``(samples, d)`` each."""
 
 
 def coins(
-    repeats: int = 5,
+    repeats: int = 3,
     *,
     replicates: int = 32,
     samples: Sequence[int] = SAMPLES,
@@ -43,7 +51,8 @@ def coins(
 
     The ladder is ``f^k = -y + 2^-k phi_k`` of :func:`mlsde.problems.perturbed`, three levels, in four dimensions, with
     noise 0.5 and probabilities 1, 1/4, 1/16. Work whose outcome is thrown away makes it dearer, so that errors do not
-    depend on the price. Runs take turns in one process and one thread.
+    depend on the price. Runs take turns in one process and one thread. Shared coins are also run at probabilities that
+    are twice and four times as large.
 
     Args:
         repeats: of each run that is timed; medians are used.
@@ -82,7 +91,7 @@ def coins(
             top = ladder.levels[-1]
             works.append(Work(width, price(top, y0[:1]), price(top, y0) / len(y0)))
             for n in batches:
-                clocks += _clocks(ladder, width, y0[:n], steps, repeats)
+                clocks += [_clock(rule, ladder, width, y0[:n], steps, repeats) for rule in RULES]
                 bar.update()
     return CoinBenchmark(tuple(works), tuple(clocks), tuple(errors), steps, repeats, device)
 
@@ -95,28 +104,46 @@ def _ladder(width: int) -> mlsde.DriftHierarchy:
 
 
 def _solved(
-    ladder: mlsde.DriftHierarchy, y0: Tensor, steps: int, seed: int, rule: tuple[str, str] | None, share: str = "batch"
+    ladder: mlsde.DriftHierarchy, y0: Tensor, steps: int, seed: int, multilevel: mlsde.Multilevel | None = None
 ) -> Tensor:
-    multilevel = None
-    if rule is not None:
-        multilevel = mlsde.Multilevel(mlsde.Constant(_PROBABILITIES), coins=rule[0], correction=rule[1], share=share)
     return mlsde.solve(mlsde.SDE(ladder, 0.5), y0, (0.0, 1.0), steps=steps, seed=seed, multilevel=multilevel).y1
 
 
-def _errors(rule: tuple[str, str], y0: Tensor, steps: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Errors with shared and with own coins, and the top level's states, on one set of paths; shape ``(B, d)`` each."""
+def _multilevel(rule: Rule, share: str, factor: float = 1.0) -> mlsde.Multilevel:
+    probabilities = mlsde.Constant([min(1.0, factor * p) for p in _PROBABILITIES])
+    return mlsde.Multilevel(probabilities, coins=rule[0], correction=rule[1], share=share)
+
+
+def _errors(rule: Rule, y0: Tensor, steps: int, seed: int) -> Errors:
+    """Errors of both kinds of coins on one set of paths, for each factor."""
     ladder = _ladder(0)
-    top = _solved(ladder, y0, steps, seed, None).double()
-    shared, own = (_solved(ladder, y0, steps, seed, rule, share).double() - top for share in ("batch", "sample"))
+    top = _solved(ladder, y0, steps, seed).double()
+    shared, own = (
+        [_solved(ladder, y0, steps, seed, _multilevel(rule, share, factor)).double() - top for factor in FACTORS]
+        for share in ("batch", "sample")
+    )
     return shared, own, top
 
 
-def _means(rule: str, found: Sequence[tuple[Tensor, Tensor, Tensor]], batches: Sequence[int]) -> list[CoinError]:
-    """Mean squares of the errors of batch means, each replicate cut into as many batches as it holds."""
-    shared, own, top = (torch.stack(values) for values in zip(*found, strict=True))  # (replicates, B, d)
-    bias = float(own.mean((0, 1)).square().mean())
+def _means(rule: str, found: Sequence[Errors], batches: Sequence[int]) -> list[CoinError]:
+    """Mean squares of the errors of batch means, each replicate cut into as many batches as it holds.
+
+    The bias is that of own coins, whose mean over all samples is nearest to it.
+    """
+    top = torch.stack([states for _, _, states in found])  # (replicates, samples, d)
+    shared, own = (
+        [torch.stack(errors) for errors in zip(*kind, strict=True)]
+        for kind in zip(*((shared, own) for shared, own, _ in found), strict=True)
+    )
+    bias = tuple(float(errors.mean((0, 1)).square().mean()) for errors in own)
     variance = float(top.var((0, 1)).mean())
-    return [CoinError(rule, n, _mean_squares(shared, n), _mean_squares(own, n), bias, variance / n) for n in batches]
+    return [
+        CoinError(
+            rule, n, FACTORS, tuple(_mean_squares(errors, n) for errors in shared), bias, _mean_squares(own[0], n),
+            variance / n,
+        )
+        for n in batches
+    ]  # fmt: skip
 
 
 def _mean_squares(errors: Tensor, samples: int) -> tuple[float, ...]:
@@ -124,14 +151,19 @@ def _mean_squares(errors: Tensor, samples: int) -> tuple[float, ...]:
     return tuple(means.square().mean((1, 2)).tolist())
 
 
-def _clocks(ladder: mlsde.DriftHierarchy, width: int, y0: Tensor, steps: int, repeats: int) -> list[CoinClock]:
-    seconds: dict[tuple[tuple[str, str], str], list[float]] = {
-        (rule, share): [] for rule in RULES for share in ("batch", "sample")
-    }
-    for seed in range(-1, repeats):  # the first is not counted
-        for (rule, share), its in seconds.items():
-            its.append(clock(lambda r=rule, s=share, n=seed: _solved(ladder, y0, steps, max(0, n), r, s), y0.device))  # type: ignore[misc]
-    return [
-        CoinClock(" ".join(rule), width, len(y0), tuple(seconds[rule, "batch"][1:]), tuple(seconds[rule, "sample"][1:]))
-        for rule in RULES
-    ]
+def _clock(rule: Rule, ladder: mlsde.DriftHierarchy, width: int, y0: Tensor, steps: int, repeats: int) -> CoinClock:
+    """Own and shared coins in turn; a first run of each is not counted, and says which factors take much longer."""
+
+    def seconds(share: str, factor: float, seed: int) -> float:
+        multilevel = _multilevel(rule, share, factor)
+        return clock(lambda: _solved(ladder, y0, steps, seed, multilevel), y0.device)
+
+    first = seconds("sample", 1.0, 0)
+    factors = tuple(f for f in FACTORS if seconds("batch", f, 0) <= _MUCH_LONGER * first or f == FACTORS[0])
+    own: list[float] = []
+    shared: dict[float, list[float]] = {factor: [] for factor in factors}
+    for seed in range(repeats):
+        own.append(seconds("sample", 1.0, seed))
+        for factor, its in shared.items():
+            its.append(seconds("batch", factor, seed))
+    return CoinClock(" ".join(rule), width, len(y0), factors, tuple(map(tuple, shared.values())), tuple(own))

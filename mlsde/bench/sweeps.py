@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from mlsde import checks
 from mlsde.bench import contenders
-from mlsde.bench.contenders import BARE, MULTILEVEL, STYLES, TREE
+from mlsde.bench.contenders import BARE, HOLD, MULTILEVEL, ONE_LEVEL, PATH, STYLES, TREE
 from mlsde.bench.levels import RATIO, BusyLevel, Drift, free
 from mlsde.bench.results import Row, Timing, aligned, cells, evaluated, mebibytes, piped, short
 from mlsde.bench.timing import one_thread, timed
@@ -30,9 +30,11 @@ VARIED: Mapping[str, Sequence[int]] = {
 _MOST = 50_000_000
 """Numbers in a state times steps above which a tree of diffrax takes most of a minute a run, and is left out."""
 
+_OURS = (ONE_LEVEL, PATH, *MULTILEVEL)
+
 _LABELS = {
     "steps": "steps", "levels": "levels", "samples": "samples", "numbers": "numbers in the state of a sample",
-    "products": "us of an evaluation of the top level",
+    "products": "microseconds of an evaluation of the top level",
 }  # fmt: skip
 
 
@@ -124,15 +126,44 @@ class ScalingBenchmark:
             "evaluations", "compiled in (s)", "peak (MiB)",
         )  # fmt: skip
         rows = [(p.varied, f"{p.value:,}", *cells(t, p.over_bare(t.contender))) for p in self.points for t in p.timings]
-        return "\n".join([*aligned(header, rows), *self.notes])
+        return "\n".join([*aligned(header, rows), *self.sentences, *self.notes])
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the base point and the prices of the drift say, as far as they were measured."""
+        return tuple(sentence for sentence in (self._of_the_base(), self._of_the_price()) if sentence is not None)
+
+    def _of_the_base(self) -> str | None:
+        base = next((p for p in self.points if p.value == BASE[p.varied] and p.over_bare(ONE_LEVEL) is not None), None)
+        if base is None:
+            return None
+        steps = {t.contender: t.microseconds[1] for t in base.timings}
+        more = ", ".join(f"{short(steps[n] - steps[BARE])} us ({n})" for n in _OURS if n in steps)
+        return (
+            f"At the base point a step of the bare loop takes {short(steps[BARE])} us, and others take so much more: "
+            f"{more}."
+        )
+
+    def _of_the_price(self) -> str | None:
+        points = sorted((p for p in self.points if p.varied == "products"), key=lambda p: p.price)
+        quicker = {p.price: 1.0 / ratio for p in points if (ratio := p.over_bare(HOLD)) is not None}
+        pays = [price for price in quicker if all(quicker[other] > 1 for other in quicker if other >= price)]
+        if len(quicker) < 2 or not pays:
+            return None
+        return (
+            f"Of the prices measured, the ladder with {HOLD.removeprefix('mlsde, ')} is quicker than a bare loop of "
+            f"its top level from {short(1e6 * pays[0])} us an evaluation on, {quicker[pays[-1]]:.1f} times at "
+            f"{short(1e6 * pays[-1])} us."
+        )
 
     def markdown(self) -> str:
-        """The same in Markdown, in four tables with a column for each contender."""
+        """The same in Markdown: sentences, and four tables with a column for each contender."""
 
         def table(what: str, cell: Cell, varied: Sequence[str] = tuple(BASE)) -> list[str]:
             return [f"{what}\n", *piped(("varied", "value", *self.contenders), self._pivot(cell, varied)), ""]
 
         lines = [
+            *(line for sentence in self.sentences for line in (sentence, "")),
             *table("Microseconds per step, and how many times the bare loop's:", _step),
             *table("Microseconds per step besides the evaluations of the drift:", lambda p, t: short(t.overhead[1])),
             *table("Peak memory of a run (MiB):", lambda p, t: mebibytes(t.peak)),
@@ -155,12 +186,18 @@ class ScalingBenchmark:
         from mlsde import drawing  # noqa: PLC0415, matplotlib is imported when it is asked for
 
         canvas = drawing.canvas(13.0, 7.4)
-        panels = canvas.subplots(2, 3).ravel()
+        panels = canvas.subplots(2, 3, sharey=True).ravel()
         for axes, varied in zip(panels, dict.fromkeys(p.varied for p in self.points), strict=False):
             points = [p for p in self.points if p.varied == varied]
             for name in self.contenders:
                 self._draw(axes, points, name, drawing.COLOURS)
-            axes.set(xscale="log", yscale="log", xlabel=_LABELS[varied], ylabel="microseconds a step")
+            axes.set(yscale="log", xlabel=_LABELS[varied])
+            if varied == "levels":
+                axes.set_xticks([p.value for p in points])
+            else:
+                axes.set_xscale("log")
+        for axes in panels[::3]:
+            axes.set_ylabel("microseconds a step")
         handles, labels = panels[0].get_legend_handles_labels()
         panels[-1].axis("off")
         panels[-1].legend(handles, labels, frameon=False, loc="center left")
@@ -168,7 +205,7 @@ class ScalingBenchmark:
 
     def _draw(self, axes: Any, points: Sequence[Point], name: str, colours: Sequence[str]) -> None:
         found = [(1e6 * p.price if p.varied == "products" else p.value, t) for p in points if (t := p.timing(name))]
-        if not found:
+        if not found or len(found) == 1 < len(points):  # what does not depend on what is varied
             return
         colour, line, marker = STYLES[name]
         x, quartiles = [x for x, _ in found], [t.microseconds for _, t in found]

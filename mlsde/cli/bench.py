@@ -24,6 +24,7 @@ _RESULTS: dict[str, type[Result]] = {
     "scaling": bench.ScalingBenchmark,
     "coins": bench.CoinBenchmark,
 }
+_REPEATS = {"core": 9, "efficiency": 5, "scaling": 5, "coins": 3}
 _PEERS = {"core": ("torchsde", "diffrax", "jax"), "scaling": ("torchsde", "diffrax", "jax")}
 """Other libraries that take part in a suite."""
 
@@ -35,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("suite", choices=[*_RESULTS, "diffusion", "distances"], help="which benchmark to run")
     parser.add_argument(
-        "--repeats", type=_count, metavar="N", help="runs of each contender (default: 9 for core, 5 for the others)"
+        "--repeats",
+        type=_count,
+        metavar="N",
+        help=f"runs of each contender (default: {', '.join(f'{n} for {suite}' for suite, n in _REPEATS.items())})",
     )
     parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE")
     parser.add_argument("--markdown", metavar="FILE", help="renew the numbers in the page FILE, between its markers")
@@ -79,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    suite, repeats = arguments.suite, arguments.repeats or (9 if arguments.suite == "core" else 5)
+    suite, repeats = arguments.suite, arguments.repeats or _REPEATS[arguments.suite]
     options = {} if arguments.device == "cpu" else {"device": arguments.device}
     result = getattr(bench, suite)(repeats, progress=True, **options)
     return {
