@@ -15,6 +15,14 @@ MOST_STEPS = 10**9  # the plan keeps a few numbers for each step
 FLOATING = (torch.float32, torch.float64, *HALF_PRECISIONS)
 
 
+def truth(name: str, value: Any) -> bool:
+    """Return whether ``value`` counts as true, as Python has it; an array of several values does not count."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        raise TypeError(f"{name} must be True or False, got {value!r}.") from None
+
+
 def one_of(name: str, value: object, valid: Sequence[str]) -> str:
     """Return ``value`` if it is one of ``valid``; raise ``ValueError`` with the list otherwise."""
     if not isinstance(value, str) or value not in valid:
@@ -136,6 +144,13 @@ def dense(name: str, tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided or tensor.device.type == "meta":
         raise TypeError(f"{name} must be a dense tensor that holds values, got {tensor.layout} on {tensor.device}.")
     return tensor
+
+
+def like(value: Any, y: Tensor) -> bool:
+    """Whether ``value`` is a tensor of the shape, dtype, device and layout of ``y``."""
+    if not isinstance(value, Tensor) or value.shape != y.shape:
+        return False
+    return (value.dtype, value.device, value.layout) == (y.dtype, y.device, y.layout)
 
 
 def state(name: str, y: object) -> Tensor:

@@ -113,7 +113,8 @@ def solve(
     saver = Saver(save_at, run.times, y0)
     if callback is not None:
         checks.callable_as("callback", "callback(n, t, y)", callback)
-    with nullcontext() if gradients else torch.no_grad(), run.bar() if progress else nullcontext() as bar:
+    shown, kept = checks.truth("progress", progress), checks.truth("gradients", gradients)
+    with nullcontext() if kept else torch.no_grad(), run.bar() if shown else nullcontext() as bar:
         return run.to_end(saver, callback, bar)
 
 

@@ -104,6 +104,7 @@ def learn(
     grid = checks.time_grid(t_span, steps, times)
     _check(sde, y0, method, len(grid) - 1, budget=budget, knots=knots, iterations=iterations, samples=samples)
     checks.one_of("gradient", gradient, GRADIENTS)
+    progress = checks.truth("progress", progress)
     rate = checks.positive_number("learning_rate", learning_rate)
     table = Knots.of(grid, int(knots), sde.drift, float(budget))
     runs = Runs(sde, y0, grid, method, int(samples), checks.one_seed(seed))

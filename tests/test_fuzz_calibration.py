@@ -27,7 +27,8 @@ RECOMMEND = {"budget": 100.0, "tol": None, "steps": None, "share": "batch"}
 SOLVE = {
     "sde": SDES["additive"], "y0": torch.ones(3, 2), "t_span": (0.0, 1.0), "steps": None, "times": None,
     "method": "euler", "multilevel": "auto", "level": None, "budget": None, "tol": None, "calibration": None, "seed": 0,
-    "brownian": None, "save_at": None, "callback": None,
+    "brownian": None, "save_at": None, "callback": None, "progress": False,
+    "gradients": False,
 }  # fmt: skip
 LOAD = {"file": None, "sde": SDES["additive"], "t_span": None, "steps": None, "times": None, "trajectories": 5}
 

@@ -29,7 +29,7 @@ VARIANCES = {
 LEARN = {
     "sde": SOUND, "y0": torch.ones(3, 2), "t_span": (0.0, 1.0), "budget": 15.0, "steps": 3, "times": None,
     "method": "euler", "knots": 2, "iterations": 2, "samples": 3, "gradient": "surrogate", "learning_rate": 0.2,
-    "start": Constant([1.0, 0.5]), "seed": 0,
+    "start": Constant([1.0, 0.5]), "seed": 0, "progress": False,
 }  # fmt: skip
 
 

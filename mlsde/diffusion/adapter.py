@@ -377,7 +377,7 @@ def _of_scheduler(scheduler: Any, steps: int | None, call: Call) -> Schedule:
 
 
 def _seed(seed: Any) -> int | tuple[int, ...]:
-    one = isinstance(seed, int) or not hasattr(seed, "__len__")
+    one = isinstance(seed, int) or not hasattr(seed, "__len__") or getattr(seed, "ndim", 1) == 0
     if not one and len(seed) == 0:
         raise ValueError("seed must be an integer or hold one for each picture, got an empty sequence.")
     return checks.seed_or_seeds(seed, 0 if one else len(seed))

@@ -23,12 +23,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.diffusion.conditioning import doubled, for_batch, tensors
 from mlsde.diffusion.processes import SPACES, Process
 from mlsde.hierarchy import DriftHierarchy
 
@@ -174,21 +176,26 @@ class Denoiser:
             TypeError, ValueError: if that is no tensor of the shape, dtype and device of ``x``, or if the conditioning
                 is of other samples.
         """
-        told = float(t if self.timestep is None else self.timestep(t))
+        told = t if self.timestep is None else checks.number("timestep(t)", self.timestep(t))
         if self.guidance is None:
             return self._asked(x, told, self.conditioning)
         rules = self.guidance
-        pair = [_for_batch(part, len(x), "") for part in (rules.unconditional, rules.conditional)]
-        shared = _for_batch(self.conditioning, len(x), "")
-        both = {**_doubled(shared, shared), **_doubled(*pair)}
+        pair = [for_batch(part, len(x), "") for part in (rules.unconditional, rules.conditional)]
+        shared = for_batch(self.conditioning, len(x), "")
+        both = {**doubled(shared, shared), **doubled(*pair)}
         unconditional, conditional = self._asked(torch.cat([x, x]), told, both).chunk(2)
         return unconditional + rules.scale * (conditional - unconditional)
 
     def _asked(self, x: Tensor, told: float, conditioning: Mapping[str, Any]) -> Tensor:
         dtype = torch.float32 if x.dtype in checks.HALF_PRECISIONS else x.dtype
         times = torch.full((len(x),), told, dtype=dtype, device=x.device)
-        arguments = _for_batch(conditioning, len(x), "")
-        out = self.model(x, times, **arguments) if self.call is None else self.call(self.model, x, times, **arguments)
+        arguments = for_batch(conditioning, len(x), "")
+        ask = self.model if self.call is None else partial(self.call, self.model)
+        try:
+            out = ask(x, times, **arguments)
+        except Exception as error:
+            error.add_note(f"raised by the denoiser {type(self.model).__name__}, told {told:g}")
+            raise
         return self._checked(out, x)
 
     def _checked(self, out: Any, x: Tensor) -> Tensor:
@@ -203,6 +210,8 @@ class Denoiser:
                 f"{name} returned shape {tuple(value.shape)}, expected that of x, {tuple(x.shape)}; "
                 "if it also predicts a variance, drop that in call=."
             )
+        if value.layout != x.layout:
+            raise TypeError(f"{name} returned a tensor of {value.layout}, expected a dense one as x.")
         if value.dtype != x.dtype or value.device != x.device:
             raise TypeError(
                 f"{name} returned {value.dtype} on {value.device}, expected {x.dtype} on {x.device} as x; "
@@ -243,7 +252,7 @@ class Denoiser:
         parts = [self.conditioning]
         if self.guidance is not None:
             parts += [self.guidance.conditional, self.guidance.unconditional]
-        return any(tensor.ndim > 0 and len(tensor) > 1 for part in parts for tensor in _tensors(part))
+        return any(tensor.ndim > 0 and len(tensor) > 1 for part in parts for tensor in tensors(part))
 
     def check(self, y: Tensor) -> None:
         """Refuse states that the network cannot take, as far as its weights and configuration tell.
@@ -283,13 +292,16 @@ def guided(
         unconditional: that of the other, under the same names.
 
     Raises:
-        ValueError: if their names or kinds differ.
+        TypeError, ValueError: if they are no dictionaries, or if their names or kinds differ.
 
     Source: J. Ho & T. Salimans, arXiv 2207.12598 (there the scale is counted from 0 at the conditional network).
     """
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"denoiser must be a Denoiser, got {type(denoiser).__name__}.")
     checks.finite_number("scale", scale)
+    for name, value in (("conditional", conditional), ("unconditional", unconditional)):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dictionary of arguments by name, got {value!r}.")
     if set(conditional) != set(unconditional):
         raise ValueError(
             f"conditional and unconditional must have the same names, got {sorted(conditional)} and "
@@ -355,7 +367,8 @@ class ConvertedLevel:
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Prediction of the clean sample for ``y`` at time ``t``, shape of ``y``."""
         p, m = exchange("noise", "clean", self.process, float(t))
-        return _affine(self.level(t, y), y, p, 0.0 if self.difference else m)
+        value = self.level(t, y)  # what is not like y is refused where levels are counted
+        return _affine(value, y, p, 0.0 if self.difference else m) if checks.like(value, y) else value
 
     def check(self, t: float, y: Tensor) -> None:
         """Refuse times at which the noise says nothing of the clean sample, with a ``ValueError``."""
@@ -388,11 +401,16 @@ def denoiser_ladder(
         raise TypeError(f"process must be a Process, such as RectifiedFlow(), got {process!r}.")
     checks.one_of("space", space, SPACES)
     if not isinstance(denoisers, Sequence) or not all(isinstance(denoiser, Denoiser) for denoiser in denoisers):
-        raise TypeError("denoisers must be a sequence of Denoiser(model, predicts), cheapest first.")
+        raise TypeError(
+            f"denoisers must be a sequence of Denoiser(model, predicts), cheapest first, got {denoisers!r}."
+        )
+    if len(denoisers) == 0:
+        raise ValueError("denoisers must hold at least one Denoiser(model, predicts), got none.")
     for which in ("in_channels", "out_channels"):
         found = {_channels(denoiser.model, which) for denoiser in denoisers if denoiser.call is None} - {None}
         if len(found) > 1:
             raise ValueError(f"denoisers must agree in {which}, got {sorted(filter(None, found))}; adapt with call=.")
+    differences = checks.truth("differences", differences)
     levels = [DenoiserLevel(d, process, space, differences and k > 0) for k, d in enumerate(denoisers)]
     make = DriftHierarchy.from_differences if differences else DriftHierarchy
     return make(levels, costs, names=names)
@@ -444,48 +462,6 @@ def flops(model: Callable[..., Any], sample: Tensor, t: float = 0.5) -> float:
     if counter.get_total_flops() == 0:
         raise ValueError("model has no matrix products or convolutions to count; give its costs yourself.")
     return counter.get_total_flops() / len(sample)
-
-
-def _for_batch(value: Any, count: int, name: str) -> Any:
-    """Conditioning for ``count`` samples: shared tensors are spread."""
-    if isinstance(value, Mapping):
-        return {key: _for_batch(part, count, f"{name}[{key!r}]") for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_for_batch(part, count, f"{name}[{i}]") for i, part in enumerate(value))
-    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == count:
-        return value
-    if len(value) == 1:
-        return value.expand(count, *value.shape[1:])
-    raise ValueError(
-        f"conditioning{name} is of {len(value)} samples, but the denoiser was shown {count}; give one for each, and "
-        "use share='batch', because with share='sample' a level sees some samples alone."
-    )
-
-
-def _doubled(first: Any, second: Any) -> Any:
-    """Conditioning of both halves of a doubled batch."""
-    if isinstance(first, Mapping):
-        return {key: _doubled(part, second[key]) for key, part in first.items()}
-    if isinstance(first, (list, tuple)):
-        return type(first)(_doubled(*pair) for pair in zip(first, second, strict=True))
-    if isinstance(first, Tensor) and isinstance(second, Tensor) and first.ndim > 0:
-        if first.shape != second.shape:
-            raise ValueError(
-                "conditional and unconditional must have tensors of the same shape, "
-                f"got {tuple(second.shape)} and {tuple(first.shape)}; pad the shorter."
-            )
-        return torch.cat([first, second])
-    if type(first) is not type(second) or (first is not second and bool(first != second)):
-        raise ValueError(f"conditional and unconditional must be tensors where they differ, got {first!r}, {second!r}.")
-    return first
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [tensor for part in value for tensor in _tensors(part)]
-    return [value] if isinstance(value, Tensor) else []
 
 
 def _channels(model: Any, which: str) -> int | None:

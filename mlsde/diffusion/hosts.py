@@ -67,6 +67,11 @@ class Call:
         when = _taken("the time", TIMES, positional, kwargs)
         if not isinstance(sample, Tensor) or sample.ndim == 0:
             raise TypeError(f"the state must be a tensor of shape (batch, ...), got {_brief(sample)}.")
+        if not checks.dense("the state", sample).is_floating_point():
+            raise TypeError(f"the state must be of a floating dtype, got {sample.dtype}.")
+        if sample.numel() == 0:
+            raise ValueError(f"the state needs at least one sample, and no empty one, got {tuple(sample.shape)}.")
+        when = checks.dense("the time", when) if isinstance(when, Tensor) else when
         values = when.detach().flatten().tolist() if isinstance(when, Tensor) else [when]
         first = checks.finite_number("the time", values[0] if values else None)
         if any(value != first for value in values):
@@ -234,6 +239,8 @@ class ModelLevels(CountedLevels):
                 f"level {k + 1} returned shape {tuple(value.shape)}, expected {expected}, as of the other levels; "
                 "a net that also predicts its variance has twice the channels: give nets with equal outputs."
             )
+        if value.layout != torch.strided:
+            raise ValueError(f"level {k + 1} returned a tensor of {value.layout}, expected a dense one.")
         if value.device != y.device:
             raise ValueError(f"level {k + 1} returned a tensor on {value.device}, expected {y.device}, the state's.")
 

@@ -27,6 +27,7 @@ from mlsde.linear import LinearPart
 from mlsde.sde import SDE
 
 SPACES = ("noise", "clean")
+_MOST_RHO = 1e6
 
 
 class Process(ABC):
@@ -85,6 +86,7 @@ class Process(ABC):
         Raises:
             ValueError: if the process never has this ratio.
         """
+        log_snr = checks.number("log_snr", log_snr)
         least, most = (self.log_snr(t) for t in self.t_span)
         slack = 1e-9 * (1.0 + abs(log_snr)) if math.isfinite(log_snr) else 0.0
         if not least - slack <= log_snr <= most + slack:
@@ -113,9 +115,18 @@ class Process(ABC):
             generator: torch's; its global one by default.
             dtype: torch's default by default.
             device: the generator's by default.
+
+        Raises:
+            TypeError, ValueError: naming the argument.
         """
+        size = [checks.positive_integer("shape", n) for n in checks.items("shape", shape, "sizes (samples, ...)")]
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}.")
+        if dtype is not None and (not isinstance(dtype, torch.dtype) or not dtype.is_floating_point):
+            raise TypeError(f"dtype must be a floating dtype of torch, got {dtype!r}.")
+        device = device if device is None else checks.device("device", device)
         device = generator.device if device is None and generator is not None else device
-        return self.prior_scale * torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
+        return self.prior_scale * torch.randn(size, generator=generator, dtype=dtype, device=device)
 
     def noised(self, x0: Tensor, t: float | Tensor, noise: Tensor) -> Tensor:
         """``alpha(t) x0 + sigma(t) noise``.
@@ -126,10 +137,16 @@ class Process(ABC):
             noise: like ``x0``.
 
         Raises:
-            ValueError: if there is neither one time nor one for each sample.
+            TypeError, ValueError: naming the argument; also if there is neither one time nor one for each sample.
         """
+        for name, value in (("x0", x0), ("noise", noise)):
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                raise TypeError(f"{name} must be a tensor of shape (samples, ...), got {value!r}.")
+        if noise.shape != x0.shape:
+            raise ValueError(f"noise has shape {tuple(noise.shape)}, expected that of x0, {tuple(x0.shape)}.")
         if not isinstance(t, Tensor) or t.ndim == 0:
-            return self.alpha(float(t)) * x0 + self.sigma(float(t)) * noise
+            when = checks.finite_number("t", t)
+            return self.alpha(when) * x0 + self.sigma(when) * noise
         if t.shape != x0.shape[:1]:
             raise ValueError(f"t must be one time, or one for each of {len(x0)} samples, got shape {tuple(t.shape)}.")
         times = t.tolist()
@@ -144,7 +161,7 @@ class Process(ABC):
             steps: number of steps.
             to_clean: end at the clean data; otherwise where ``inner_span`` ends.
         """
-        end = self.t_span[1] if to_clean else self.inner_span[1]
+        end = self.t_span[1] if checks.truth("to_clean", to_clean) else self.inner_span[1]
         return np.linspace(self.t_span[0], end, checks.positive_integer("steps", steps) + 1)
 
     def log_snr_grid(self, steps: int, *, to_clean: bool = True) -> np.ndarray:
@@ -170,13 +187,15 @@ class Process(ABC):
             to_clean: end at the clean data; otherwise where ``inner_span`` ends.
         """
         rho = checks.positive_number("rho", rho)
+        if rho > _MOST_RHO:  # powers of it would not tell times apart
+            raise ValueError(f"rho must be at most {_MOST_RHO:g}, got {rho:g}.")
         return self._grid(steps, to_clean, lambda x: np.exp(-x / rho), lambda power: -rho * np.log(power))
 
     def _grid(self, steps: int, to_clean: bool, scale: Any, inverse: Any) -> np.ndarray:
         """Equal steps of ``scale(log_snr)`` over ``inner_span``, and the outer steps."""
         (noise, clean), (first, last) = self.t_span, self.inner_span
         before = [noise] if first != noise else []
-        after = [clean] if to_clean and last != clean else []
+        after = [clean] if checks.truth("to_clean", to_clean) and last != clean else []
         points = checks.positive_integer("steps", steps) + 1 - len(before) - len(after)
         if points < 1:
             return np.array([noise, clean])
@@ -215,7 +234,8 @@ class Process(ABC):
         Raises:
             ValueError: for a negative churn or an unknown space.
         """
-        if checks.finite_number("churn", churn) < 0:
+        churn = checks.squarable("churn", churn)
+        if churn < 0:
             raise ValueError(f"churn must not be negative, got {churn}.")
         checks.one_of("space", space, SPACES)
         linear = noise_part(self, churn) if space == "noise" else clean_part(self, churn)
@@ -292,6 +312,12 @@ def clean_part(process: Process, churn: float) -> LinearPart:
     )
 
 
+def as_floats(process: Process, *names: str) -> None:
+    """Keep parameters of a process, which were checked, as floats: they may have come as tensors."""
+    for name in names:
+        object.__setattr__(process, name, float(getattr(process, name)))
+
+
 def ratio(a: float, b: float) -> float:
     """``a / b`` for ``b >= 0``, infinite at 0."""
     return a / b if b else math.copysign(math.inf, a)
@@ -312,6 +338,7 @@ class VarianceExploding(Process):
     def __post_init__(self) -> None:
         if checks.positive_number("sigma_max", self.sigma_max) <= checks.positive_number("sigma_min", self.sigma_min):
             raise ValueError(f"sigma_max must be above sigma_min, got {self.sigma_max} and {self.sigma_min}.")
+        as_floats(self, "sigma_min", "sigma_max")
 
     @property
     def t_span(self) -> tuple[float, float]:
@@ -363,6 +390,7 @@ class RectifiedFlow(Process):
     def __post_init__(self) -> None:
         if not 0 < checks.finite_number("margin", self.margin) < 0.5:
             raise ValueError(f"margin must be between 0 and 0.5, got {self.margin}.")
+        as_floats(self, "margin")
 
     @property
     def t_span(self) -> tuple[float, float]:

@@ -120,9 +120,11 @@ def sample(
     ladder = in_space(ladder, process, space)
     y0 = _start(process, ladder, start, seed, float(times[0]))
     _refuse_misfits(ladder, y0, multilevel, float(times[0]))
-    churn = (1.0 if sampler == "ddpm" else 0.0) if churn is None else churn
+    usual_churn = 1.0 if sampler == "ddpm" else 0.0
+    churn = usual_churn if churn is None else checks.squarable("churn", churn)
     sde = process.reverse(ladder, churn=churn, space="clean" if sampler in ORDERS else space)
-    clock = checks.one_of("extrapolate_in", extrapolate_in or ("log_snr" if sampler in ORDERS else "time"), CLOCKS)
+    usual = "log_snr" if sampler in ORDERS else "time"
+    clock = checks.one_of("extrapolate_in", usual if extrapolate_in is None else extrapolate_in, CLOCKS)
     if sampler in METHODS:
         if clock != "time":
             raise ValueError(f"extrapolate_in={clock!r} goes with sampler='dpm++2m' or 'dpm++3m', got {sampler!r}.")
@@ -138,7 +140,7 @@ def sample(
     run = _MultistepRun(process, sampler, churn, space, clock, sde, y0, times, multilevel, level, seed, brownian)
     saver = Saver(save_at, run.times, y0)
     with torch.no_grad():
-        if not progress:
+        if not checks.truth("progress", progress):
             return run.to_end(saver, callback, None)
         with run.bar() as bar:
             return run.to_end(saver, callback, bar)

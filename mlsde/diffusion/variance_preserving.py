@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from mlsde import checks
-from mlsde.diffusion.processes import Process
+from mlsde.diffusion.processes import Process, as_floats
+
+_MOST = 10**6
+"""Timesteps of a discrete process: each is kept as a number."""
 
 _LAST = 1e-3
 """Where the continuous processes' ``inner_span`` ends: the noise of the first of DDPM's thousand steps."""
@@ -94,6 +97,7 @@ class VariancePreserving(_Decaying):
         checks.positive_number("beta_min", self.beta_min)
         if checks.positive_number("beta_max", self.beta_max) < self.beta_min:
             raise ValueError(f"beta_max must be at least beta_min, got {self.beta_max} < {self.beta_min}.")
+        as_floats(self, "beta_min", "beta_max")
 
     def beta(self, t: Any) -> Any:
         """Rate of the noise at time ``t``, a float or a tensor."""
@@ -125,9 +129,11 @@ class CosineVariancePreserving(_Decaying):
 
     def __post_init__(self) -> None:
         checks.positive_number("offset", self.offset)
+        as_floats(self, "offset")
         least = self._cosine_rate(0.0)
         if checks.positive_number("beta_max", self.beta_max) <= least:
             raise ValueError(f"beta_max must be above {least:.3g}, the rate at t=0, got {self.beta_max}.")
+        as_floats(self, "beta_max")
 
     def beta(self, t: Any) -> float:
         """Rate of the noise at time ``t``."""
@@ -209,22 +215,24 @@ class DiscreteVariancePreserving(Process):
         cls, timesteps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02
     ) -> DiscreteVariancePreserving:
         """Betas at equal distances, those of DDPM by default."""
-        return cls.from_betas(np.linspace(beta_start, beta_end, checks.positive_integer("timesteps", timesteps)))
+        first, last = _beta("beta_start", beta_start), _beta("beta_end", beta_end)
+        return cls.from_betas(np.linspace(first, last, checks.positive_integer("timesteps", timesteps, _MOST)))
 
     @classmethod
     def scaled_linear(
         cls, timesteps: int = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012
     ) -> DiscreteVariancePreserving:
         """Square roots of the betas at equal distances, those of Stable Diffusion by default."""
-        count = checks.positive_integer("timesteps", timesteps)
-        return cls.from_betas(np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), count) ** 2)
+        count = checks.positive_integer("timesteps", timesteps, _MOST)
+        first, last = math.sqrt(_beta("beta_start", beta_start)), math.sqrt(_beta("beta_end", beta_end))
+        return cls.from_betas(np.linspace(first, last, count) ** 2)
 
     @classmethod
     def squared_cosine(cls, timesteps: int = 1000, *, beta_max: float = 0.999) -> DiscreteVariancePreserving:
         """Betas of Nichol & Dhariwal's cosine, none above ``beta_max``."""
-        angles = (np.linspace(0.0, 1.0, checks.positive_integer("timesteps", timesteps) + 1) + 0.008) / 1.008
+        angles = (np.linspace(0.0, 1.0, checks.positive_integer("timesteps", timesteps, _MOST) + 1) + 0.008) / 1.008
         kept = np.cos(0.5 * np.pi * angles) ** 2
-        return cls.from_betas(np.minimum(1.0 - kept[1:] / kept[:-1], beta_max))
+        return cls.from_betas(np.minimum(1.0 - kept[1:] / kept[:-1], _beta("beta_max", beta_max)))
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> DiscreteVariancePreserving:
@@ -272,7 +280,7 @@ class DiscreteVariancePreserving(Process):
         Raises:
             ValueError: for more steps.
         """
-        most = len(self.alphas_cumprod) - (not to_clean)
+        most = len(self.alphas_cumprod) - (not checks.truth("to_clean", to_clean))
         if checks.positive_integer("steps", steps) > most:
             raise ValueError(f"steps must be at most {most}, the distances between integer times, got {steps}.")
         return np.round(super().uniform_grid(steps, to_clean=to_clean))
@@ -370,6 +378,12 @@ class DiscreteVariancePreserving(Process):
         (a, b), (da, db) = (self._nodes[i], self._nodes[j]), (self._slopes[i], self._slopes[j])
         second, third = 3.0 * (b - a) - 2.0 * da - db, da + db - 2.0 * (b - a)
         return a + u * (da + u * (second + u * third)), da + u * (2.0 * second + 3.0 * u * third)
+
+
+def _beta(name: str, value: object) -> float:
+    if not 0.0 < checks.finite_number(name, value) <= 1.0:
+        raise ValueError(f"{name} must be above 0 and at most 1, got {value}.")
+    return checks.finite_number(name, value)
 
 
 def _decay(log_snr: float) -> float:

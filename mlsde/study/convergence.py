@@ -191,6 +191,7 @@ def convergence(
     power = _gamma(gamma, problem)
     finest = 10 * grid[-1] if reference_steps is None else checks.positive_integer("reference_steps", reference_steps)
     share = "sample" if cost == "declared" else "batch"
+    progress = checks.truth("progress", progress)
     settings = {
         "problem": problem.name,
         "costs": list(problem.sde.drift.required_costs("a convergence study")),

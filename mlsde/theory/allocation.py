@@ -72,6 +72,7 @@ def expected_cost(
     steps = None if steps is None else checks.positive_integer("steps", steps, math.inf)
     table = arguments.probabilities(probabilities, len(prices), steps)
     rule = Multilevel(lambda t: prices, coins, correction)  # checks the names
+    differences = checks.truth("differences", differences)
     repeats, rows = 1, np.atleast_2d(table)
     if table.ndim == 1 and (correction in MEMORY or coins == "periodic"):
         rows = np.tile(rows, (steps or 1, 1))
@@ -80,7 +81,7 @@ def expected_cost(
     if correction in MEMORY:
         rows = np.concatenate([np.ones_like(rows[:1]), rows[1:]])
     plan = Plan(
-        np.arange(len(rows) + 1.0), rows, rule.coins, rule.correction, "batch", ((0,),), bool(differences),
+        np.arange(len(rows) + 1.0), rows, rule.coins, rule.correction, "batch", ((0,),), differences,
         checks.positive_integer("stages", stages), tuple(prices.tolist()),
     )  # fmt: skip
     return repeats * float(plan.expected_evaluations @ prices)

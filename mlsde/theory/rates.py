@@ -97,7 +97,7 @@ def multilevel_exponent(
     r = checks.positive_number("strong_order", strong_order)
     always_on = max(0.0, 1.0 - s / (2.0 * r))
     exponent = max(gamma, always_on * gamma + (1.0 - always_on) * threshold(s))
-    return max(exponent, 1.0 / r) if every_step else exponent
+    return max(exponent, 1.0 / r) if checks.truth("every_step", every_step) else exponent
 
 
 def levels_for(error: float, bias: float = 1.0, ratio: float = 2.0) -> int:
