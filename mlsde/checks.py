@@ -158,7 +158,8 @@ def state(name: str, y: object) -> Tensor:
     if not isinstance(y, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(...).")
     if y.dtype not in FLOATING:
-        raise TypeError(f"{name} must be of a floating dtype, got {y.dtype}; use {name}.float() or {name}.double().")
+        mend = f"torch.view_as_real({name})" if y.is_complex() else f"{name}.float() or {name}.double()"
+        raise TypeError(f"{name} must be of a floating dtype, got {y.dtype}; use {mend}.")
     dense(name, y)
     if y.ndim == 0 or y.numel() == 0:
         raise ValueError(f"{name} needs at least one sample in dimension 0, and no empty one, got {tuple(y.shape)}.")

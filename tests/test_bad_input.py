@@ -186,7 +186,7 @@ NAMES = {
 STATES = {
     "integers": (lambda: run(y0=torch.ones(3, dtype=torch.int64)), TypeError, ["y0", "torch.int64", "floating"]),
     "booleans": (lambda: run(y0=torch.ones(3) > 0), TypeError, ["y0", "torch.bool", "floating"]),
-    "complex numbers": (lambda: run(y0=Y0 + 0j), TypeError, ["y0", "torch.complex64", "floating"]),
+    "complex numbers": (lambda: run(y0=Y0 + 0j), TypeError, ["y0", "torch.complex64", "floating", "view_as_real"]),
     "NaN": (lambda: run(y0=torch.tensor([1, math.nan])), ValueError, ["y0", "NaN", "finite"]),
     "infinity": (lambda: run(y0=torch.tensor([math.inf])), ValueError, ["y0", "infinity", "finite"]),
     "0-d": (lambda: run(y0=torch.tensor(1.0)), ValueError, ["y0", "()", "dimension 0"]),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -312,3 +313,11 @@ def test_the_command_runs_as_a_module_and_writes_nothing_to_the_standard_error(h
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=here)
     assert (done.returncode, done.stderr) == (0, "")
     assert "numbers: out/study/my_module-made.json" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    ended = subprocess.run(
+        f"{shlex.quote(sys.executable)} -W error -m mlsde study --list | true",
+        shell=True, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ended.stderr == ""

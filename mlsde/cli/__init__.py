@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -34,7 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``mlsde COMMAND …`` and return the exit status: 2 too if an extra is not installed."""
     parsed = parser().parse_args(arguments)
     try:
-        return int(parsed.run(parsed))
+        status = int(parsed.run(parsed))
+        sys.stdout.flush()  # here, where a closed pipe is expected
+        return status
+    except BrokenPipeError:  # who reads has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ModuleNotFoundError as error:
         told = extras.sentence(f"mlsde {parsed.command}", error)
         if told is None:
