@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from mlsde.chunks.engine import open_store
+from mlsde.chunks.engine import open_store, share
 from mlsde.chunks.files import Result
 from mlsde.chunks.ranks import Ranks, is_apart
-from mlsde.chunks.store import Numbers, checked_name
+from mlsde.chunks.store import Numbers, Store, checked_name
 
 
 class Results:
@@ -18,6 +18,10 @@ class Results:
 
     On many processes all ask for the same pieces in the same order, and the first makes them for all; within
     :func:`mlsde.chunks.ranks.apart` each makes its own.
+
+    Attributes:
+        known: those that were asked for.
+        computed, found: how many this process made, and read.
 
     Args:
         folder: where they are kept; ``None`` keeps them in memory.
@@ -76,3 +80,32 @@ class Results:
         self.computed += 1
         self._store.put(key, made)
         return made.note
+
+
+def share_results(
+    tasks: Sequence[Callable[[], object]], kept: Sequence[Results], work: Ranks, *, progress: bool = False
+) -> None:
+    """Have each of several processes make pieces that all will ask for; one process leaves them to be asked for.
+
+    Args:
+        tasks: each asks for pieces, in an order of its own and perhaps for more of them than are needed in the end.
+            What it raises is not lost: who asks for that piece afterwards makes it anew, and raises it.
+        kept: where the pieces are; afterwards every process knows what any of them found.
+        work: the processes.
+        progress: show a bar on the first process.
+    """
+    if work.count == 1:
+        return
+
+    def done(number: int) -> Numbers:
+        tasks[number]()
+        return Numbers({})
+
+    share(
+        range(len(tasks)), done, Store(None, {}, Numbers), work, most_failures=len(tasks) + 1, progress=progress
+    )  # fmt: skip
+    told = work.gather([one.known for one in kept])
+    for number, one in enumerate(kept):
+        one.known = {}
+        for theirs in reversed(told):  # a piece that two of them made is the first one's
+            one.known |= theirs[number]

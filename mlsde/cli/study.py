@@ -18,7 +18,8 @@ import torch
 
 import mlsde
 from mlsde import checks
-from mlsde.cli.output import environment, renewed, write_json
+from mlsde.chunks.ranks import started_by_torchrun
+from mlsde.cli.output import environment, renewed, tells, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +114,10 @@ def _named(arguments: argparse.Namespace) -> int:
     if checks.positive_integer("--jobs", arguments.jobs) > 1 and len(names) > 1:
         if arguments.picture is not None:
             raise ValueError("--picture of several studies goes with --jobs 1: run it again, once they are done.")
+        if started_by_torchrun():
+            raise ValueError(
+                "--jobs is for a single process: under torchrun the processes share the trials of each study."
+            )
         return _at_once(names, arguments)
     root = Path(arguments.folder)
     panels = []
@@ -120,8 +125,12 @@ def _named(arguments: argparse.Namespace) -> int:
         kind = name + ("-quick" if arguments.quick else "") + (f"-seed{arguments.seed}" if arguments.seed else "")
         trials = Path(arguments.trials or root / "trials") / kind
         how = How(arguments.quick, trials, sys.stderr.isatty(), arguments.seed)
+        if not (studies[name].shared or tells()):
+            continue
         begin = time.perf_counter()
         result = studies[name].run(how)
+        if not tells():
+            continue
         panels.append(result)
         json_file = arguments.json or root / f"{kind}.json"
         picture = arguments.picture if len(names) == 1 else None
@@ -130,7 +139,7 @@ def _named(arguments: argparse.Namespace) -> int:
         print(f"{name} took {seconds:.0f} s\n")
         words = [name, *(["--quick"] if arguments.quick else []), *([f"--seed {how.seed}"] if how.seed else [])]
         _record(root / "environment" / f"{kind}.json", " ".join(words), seconds)
-    if arguments.picture is not None and len(names) > 1:
+    if arguments.picture is not None and len(names) > 1 and tells():
         print(f"picture of all: {_panels(panels, arguments.picture)}")
     return 0
 
@@ -248,7 +257,8 @@ def _own(arguments: argparse.Namespace) -> int:
     if arguments.levels:
         _show(diagnosis, str(json_file), str(picture))
         return 0
-    print(diagnosis, "\n")
+    if tells():
+        print(diagnosis, "\n")
     gamma = problem.gamma if arguments.gamma is None else arguments.gamma
     if gamma is None and not math.isfinite(diagnosis.gamma):
         raise ValueError(
@@ -322,6 +332,8 @@ def _number(name: str, word: str) -> float:
 
 
 def _show(result: Any, json_file: str, picture: str) -> None:
+    if not tells():
+        return
     print(result)
     write_json(json_file, result.as_dict())
     print(f"\nnumbers: {json_file}")

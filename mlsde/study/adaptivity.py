@@ -25,7 +25,8 @@ from mlsde.brownian import BrownianPath
 from mlsde.calibration import Calibration, Recommendation, calibrate, candidates, choice, measure, pilot
 from mlsde.calibration.model import Model
 from mlsde.calibration.shaped import Shaped
-from mlsde.chunks.results import Results
+from mlsde.chunks.ranks import ranks
+from mlsde.chunks.results import Results, share_results
 from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
 from mlsde.problems.kinds import kinds
@@ -194,19 +195,23 @@ def adaptivity_study(
     """
     settings = {**(_QUICK if quick else _FULL), "seed": checks.one_seed(seed)}
     settings["wrong"] = checks.positive_number("wrong", wrong)
-    chunks = Results(folder, settings)
+    work = ranks(torch.device("cpu"))
+    chunks = Results(folder, settings, work)
+    known = settings["problems"]
+    asked = {
+        (name, budget): partial(chunks.result, f"{name}-{budget:g}", partial(_cell, problem, budget, settings))
+        for name, problem in kinds(seed).items() if known is None or name in known for budget in settings["budgets"]
+    }  # fmt: skip
+    share_results(list(asked.values()), [chunks], work)
     cells: list[Cell] = []
     plain: list[tuple[str, float, str]] = []
-    for name, problem in kinds(seed).items():
-        if settings["problems"] is not None and name not in settings["problems"]:
-            continue
-        for budget in settings["budgets"]:
-            found = chunks.result(f"{name}-{budget:g}", partial(_cell, problem, budget, settings))
-            if "gains" in found:
-                gains = {way: _gain(row) for way, row in found["gains"].items()}
-                cells.append(Cell(**{**found, "problem": name, "evaluations": budget, "gains": gains}))
-            else:
-                plain.append((name, budget, found["chosen"]))
+    for (name, budget), ask in asked.items():
+        found = ask()
+        if "gains" in found:
+            gains = {way: _gain(row) for way, row in found["gains"].items()}
+            cells.append(Cell(**{**found, "problem": name, "evaluations": budget, "gains": gains}))
+        else:
+            plain.append((name, budget, found["chosen"]))
     return AdaptivityStudy(tuple(cells), tuple(plain), settings)
 
 

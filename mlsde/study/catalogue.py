@@ -52,10 +52,12 @@ class Study:
     Attributes:
         title: a line on what it shows.
         run: makes the result.
+        shared: whether the processes that ``torchrun`` started share its pieces; else the first one makes it.
     """
 
     title: str
     run: Callable[[How], Result]
+    shared: bool = True
 
 
 def system(kind: str, gamma: float, levels: int, **options: Any) -> LadderProblem:
@@ -230,12 +232,14 @@ STUDIES = {
         "gamma 1.5, smooth differences: coins spread in time move the threshold",
         _rate("ode", 1.5, [plain(), _PAPER, *_SPREAD, plain("heun")], halvings(0, 8), 8192, halvings(0, 4, 1)),
     ),
-    "equal-cost-smooth": Study("gamma 3, smooth differences: every rule at one price", _equal_cost("smooth")),
-    "equal-cost-rough": Study("gamma 3, rough differences: every rule at one price", _equal_cost("rough")),
+    "equal-cost-smooth": Study("gamma 3, smooth differences: every rule at one price", _equal_cost("smooth"), False),
+    "equal-cost-rough": Study("gamma 3, rough differences: every rule at one price", _equal_cost("rough"), False),
     "wall-clock": Study("gamma 3, levels that do the work they are priced at: seconds", _real_work("seconds")),
     "wall-clock-declared": Study("the same levels at their declared prices", _real_work("declared")),
-    "charges": Study("a field of charges, cells for the cheap levels: gamma measured", _charges),
-    "learned-force": Study("a force learned from points: gamma measured, every rule at one price", _learned_force),
+    "charges": Study("a field of charges, cells for the cheap levels: gamma measured", _charges, False),
+    "learned-force": Study(
+        "a force learned from points: gamma measured, every rule at one price", _learned_force, False
+    ),
     "no-gain-loose": Study("where it does not pay: loose errors", _loose),
     "no-gain-cheap": Study("where it does not pay: gamma 0.8, below every threshold", _below_threshold),
     "no-gain-pair": Study("where it does not pay: two levels of nearly one price", _few_levels),

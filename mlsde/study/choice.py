@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mlsde import checks
 from mlsde.brownian import Brownian
-from mlsde.chunks.results import Results
+from mlsde.chunks.ranks import ranks
+from mlsde.chunks.results import Results, share_results
 from mlsde.problems import ladder
 from mlsde.problems.kinds import kinds
 from mlsde.problems.ladder import LadderProblem
@@ -268,15 +269,20 @@ class _Study:
         run: int,
     ) -> None:
         self.problems, self.spend, self.settings, self.folder, self.run = problems, spend, settings, folder, run
+        self.work = ranks(torch.device("cpu"))
+        self._kept = {(part, name): self._results(part, name) for name in problems for part in ("rivals", "chooser")}
 
-    def _chunks(self, part: str, name: str) -> Results:
+    def _results(self, part: str, name: str) -> Results:
         """Pieces of one problem: a problem that has changed does not make those of the others worthless."""
         folder = None if self.folder is None else Path(self.folder) / part / name
         more = {} if part == "rivals" else {"run": self.run}
-        return Results(folder, {**self.settings, **more, "problem": fingerprint(self.problems[name])})
+        return Results(folder, {**self.settings, **more, "problem": fingerprint(self.problems[name])}, self.work)
 
     def cells(self, progress: bool) -> Iterator[Cell]:
         names: Any = self.problems
+        progress = progress and self.work.rank == 0
+        tasks = [partial(self._share_of, name) for name in names]
+        share_results(tasks, list(self._kept.values()), self.work, progress=progress)
         if progress:
             from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
 
@@ -284,8 +290,13 @@ class _Study:
         for name in names:
             yield from self._cells_of(name, self.problems[name])
 
+    def _share_of(self, name: str) -> None:
+        """Have the pieces of a problem made."""
+        for _ in self._cells_of(name, self.problems[name]):
+            pass
+
     def _cells_of(self, name: str, problem: LadderProblem) -> Iterator[Cell]:
-        settings, rivals, chooser = self.settings, self._chunks("rivals", name), self._chunks("chooser", name)
+        settings, rivals, chooser = self.settings, self._kept["rivals", name], self._kept["chooser", name]
         steps = _reference_steps(problem, settings["reference_steps"])
         batch, gap = fine_batch(problem, settings["trajectories"], steps, settings["seed"], rivals, "reference")
         unit = prices(problem.sde.drift)[-1]

@@ -40,8 +40,12 @@ CHOICES = {
     "tolerance": Study("random problems: solve(tol=...) against the exact solution of the top level", _tolerances),
     "gamma": Study("synthetic ladders: gamma and its interval, from a pilot", _gamma),
     "adaptivity": Study("what redrawing the plan within a run could gain over the pilot's plan", _adaptivity),
-    "learned-linear": Study("learned probabilities against the optimum that is known", partial(_learned, "linear")),
+    "learned-linear": Study(
+        "learned probabilities against the optimum that is known", partial(_learned, "linear"), False
+    ),
     "learned-nonlinear": Study(
-        "learned probabilities against measured ones, where first order is not enough", partial(_learned, "nonlinear")
+        "learned probabilities against measured ones, where first order is not enough",
+        partial(_learned, "nonlinear"),
+        False,
     ),
 }

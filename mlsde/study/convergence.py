@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
-from mlsde.chunks.results import Results
+from mlsde.chunks.ranks import ranks
+from mlsde.chunks.results import Results, share_results
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.sde import NoiseTerm
@@ -160,7 +162,7 @@ def convergence(
         reference_steps: steps of the reference where the problem has none of its own; 10 times the most steps by
             default.
         folder: where trials are kept as they come, so that a killed study goes on where it stopped; ``None`` keeps
-            them in memory.
+            them in memory. Under ``torchrun`` the processes share the trials, and all return the same.
         progress: show a bar.
 
     Returns:
@@ -199,7 +201,8 @@ def convergence(
     }
     trials = Trials(problem, power, seeds, samples, seed, share, finest)
     made_by = {"fingerprint": _fingerprint(problem, trials.batches[0].y0[:4]), "versions": _versions()}
-    chunks = Results(folder, {**settings, **made_by})
+    work = ranks(trials.batches[0].y0.device)
+    chunks = Results(folder, {**settings, **made_by}, work)
 
     def measure(candidate: Candidate) -> Trial:
         timed = cost == "seconds"
@@ -222,17 +225,29 @@ def convergence(
             return None
         return prediction.frontier(prediction.from_dict(constants), method, targets, grid, power)
 
+    def searched(search: Search, method: Method, advance: Callable[[str, int], None]) -> list[Found]:
+        tried = candidates(method, problem.sde.drift, problem.t_span, power, grid)
+        if cost == "seconds":
+            tried = [one for one in tried if one.method.coins is None or one.setting >= _FEWEST_SEEN]
+        found = []
+        for target in targets:
+            found.append(search.least(tried, target))
+            advance(method.name, len(search.trials))
+        return found
+
+    def scouted(method: Method) -> None:
+        """Try what a search for this method alone would; that for all then finds nearly all of its trials made."""
+        searched(Search(problem.sde.drift, measure, price, plain_runs=True), method, lambda name, tried: None)
+        foreseen(method)
+
+    progress = progress and work.rank == 0
+    if cost == "declared":  # what is timed, one process times while the others wait
+        share_results([partial(scouted, method) for method in chosen], [chunks], work, progress=progress)
     search = Search(problem.sde.drift, measure, price, plain_runs=cost == "declared")
     frontiers = []
     with _bar(progress, len(chosen) * len(targets)) as advance:
         for method in chosen:
-            tried = candidates(method, problem.sde.drift, problem.t_span, power, grid)
-            if cost == "seconds":
-                tried = [one for one in tried if one.method.coins is None or one.setting >= _FEWEST_SEEN]
-            found = []
-            for target in targets:
-                found.append(search.least(tried, target))
-                advance(method.name, len(search.trials))
+            found = searched(search, method, advance)
             frontier = _frontier(method, found, search.trials, price, seed)
             frontiers.append(_with_theory(frontier, foreseen(method)))
     settings |= {"steps": grid, "noise": problem.sde.noise}

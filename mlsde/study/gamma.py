@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from mlsde import checks
 from mlsde.calibration.price import fit_gamma
-from mlsde.chunks.results import Results
+from mlsde.chunks.ranks import ranks
+from mlsde.chunks.results import Results, share_results
 from mlsde.drawing import canvas, save
 from mlsde.hierarchy import DriftHierarchy, Level
 from mlsde.integrate import solve
@@ -282,18 +284,18 @@ def gamma_study(*, quick: bool = False, seed: int = 0, folder: str | os.PathLike
     """
     sound, others = _QUICK if quick else _FULL
     settings = {"seed": checks.one_seed(seed), "sound": sound, "others": others, "within": NEAR}
-    chunks = Results(folder, {**settings, "sorts": [asdict(sort) for sort in SORTS]})
-    found: list[Recovered] = []
-    for number, sort in enumerate(SORTS):
+    work = ranks(torch.device("cpu"))
+    chunks = Results(folder, {**settings, "sorts": [asdict(sort) for sort in SORTS]}, work)
+
+    def asked(number: int) -> list[Recovered]:
+        sort = SORTS[number]
         count = sound if sort.name == SOUND else others
         seeds = np.random.SeedSequence([seed, number]).generate_state(count).tolist()
+        whole = chunks.result(f"sort-{number}", lambda: {"found": [asdict(one) for one in _repeated(sort, seeds)]})
+        return [Recovered(**one) for one in whole["found"]]
 
-        def compute(sort: Sort = sort, seeds: list[int] = seeds) -> dict[str, Any]:
-            return {"found": [asdict(one) for one in _repeated(sort, seeds)]}
-
-        whole = chunks.result(f"sort-{number}", compute)
-        found += [Recovered(**one) for one in whole["found"]]
-    return GammaStudy(tuple(found), settings)
+    share_results([partial(asked, number) for number in range(len(SORTS))], [chunks], work)
+    return GammaStudy(tuple(one for number in range(len(SORTS)) for one in asked(number)), settings)
 
 
 def _repeated(sort: Sort, seeds: Sequence[int]) -> Iterator[Recovered]:

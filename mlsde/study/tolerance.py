@@ -6,13 +6,15 @@ import math
 import os
 import statistics
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from mlsde import checks
-from mlsde.chunks.results import Results
+from mlsde.chunks.ranks import ranks
+from mlsde.chunks.results import Results, share_results
 from mlsde.problems.kinds import LADDERS, NOISES, SYSTEMS, ladder, system
 from mlsde.problems.ladder import LadderProblem
 from mlsde.solution import NonFiniteError
@@ -183,13 +185,17 @@ def tolerances(
     }
     parts = [None if folder is None else os.path.join(folder, part) for part in ("references", "reached")]
     whole = {**settings, "first": fingerprint(random_problem(seed)[0])}
-    references, reached = (Results(part, whole) for part in parts)
+    work = ranks(torch.device("cpu"))
+    references, reached = (Results(part, whole, work) for part in parts)
+    keeper = _auto() if reach is None else reach
     numbers: Any = range(seed, seed + count)
+    progress = progress and work.rank == 0
+    tasks = [partial(_row, keeper, number, settings, references, reached) for number in numbers]
+    share_results(tasks, [references, reached], work, progress=progress)
     if progress:
         from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
 
         numbers = tqdm(numbers, unit="problems")
-    keeper = _auto() if reach is None else reach
     return Tolerances(tuple(_row(keeper, number, settings, references, reached) for number in numbers), settings)
 
 
