@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+ENDINGS = (".png", ".pdf", ".svg", ".jpg")
+"""Of the pictures that can be drawn."""
+
 COLOURS = ("#1b1b1b", "#c1272d", "#0072b2", "#009e73", "#e69f00", "#984ea3", "#7f7f7f")
 
 

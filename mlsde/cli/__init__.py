@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import mlsde
@@ -26,4 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)
-    return int(parsed.run(parsed))
+    try:
+        return int(parsed.run(parsed))
+    except OSError as error:  # a full disk, a file that went away
+        print(f"mlsde {parsed.command}: {error}", file=sys.stderr)
+        return 2

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from mlsde import bench, checks
 from mlsde.cli import bench_diffusion, bench_distances
-from mlsde.cli.output import environment, renewed, write_json
+from mlsde.cli.output import destinations, environment, numbers_of, read_json, read_text, renewed, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +43,22 @@ def run(arguments: argparse.Namespace) -> int:
         return bench_diffusion.run(arguments)
     if arguments.suite == "distances":
         return bench_distances.run(arguments)
+    try:
+        _run(arguments)
+    except ValueError as error:
+        print(f"mlsde bench: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    destinations(pictures={"--picture": arguments.picture}, json=arguments.json)
+    marker = "numbers" if arguments.suite == "core" else arguments.suite
+    page = None if arguments.markdown is None else read_text("--markdown", arguments.markdown)
+    if page is not None:
+        renewed(page, "", marker)  # says that it has no markers
     if arguments.read is not None:
-        numbers = json.loads(Path(arguments.read).read_text())
+        numbers = read_json("--read", arguments.read)
     else:
         numbers = {
             "command": f"mlsde bench {arguments.suite} --repeats {arguments.repeats}",
@@ -53,21 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
             "environment": environment(),
             **_measured(arguments.suite, arguments.repeats).as_dict(),
         }
-    try:
+    with numbers_of(arguments.suite, "--read", arguments.read):
         result = _result(arguments.suite, numbers)
-    except (KeyError, TypeError) as error:
-        print(f"mlsde bench: {arguments.read!r} holds no numbers of {arguments.suite} ({error}).", file=sys.stderr)
-        return 2
-    print(result)
+        shown = repr(result)
+        section = None if page is None else _section(numbers, arguments.suite)
+    print(shown)
     write_json(arguments.json, numbers)
-    if arguments.markdown is not None:
-        page = Path(arguments.markdown)
-        marker = "numbers" if arguments.suite == "core" else arguments.suite
-        page.write_text(renewed(page.read_text(), _section(numbers, arguments.suite), marker))
+    if page is not None and section is not None:
+        Path(arguments.markdown).write_text(renewed(page, section, marker))
     if arguments.picture is not None:
         assert isinstance(result, bench.EfficiencyBenchmark)
         print(result.figure(arguments.picture))
-    return 0
 
 
 def _measured(suite: str, repeats: int) -> bench.CoreBenchmark | bench.EfficiencyBenchmark:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mlsde import checks
-from mlsde.cli.output import environment, numbers, write_json
+from mlsde.cli.output import destinations, environment, numbers, threads, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command: 2 for bad input."""
-    import torch  # noqa: PLC0415
-
     try:
         from mlsde.diffusion import pictures  # noqa: PLC0415
         from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
 
-        torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
+        threads("--threads", arguments.threads)
+        destinations(pictures={"--picture": arguments.picture}, json=arguments.json)
         ladder = load_ladder(arguments.ladder, device=arguments.device)
         rows = pictures.draw(
             ladder, equation=arguments.equation, samples=arguments.samples, full_steps=arguments.steps,
