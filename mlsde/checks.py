@@ -87,6 +87,13 @@ def squarable(name: str, value: Any) -> float:
     return finite
 
 
+def torch_seed(seed: object) -> int:
+    """Return ``seed`` as an int that a generator of torch takes."""
+    if (number := one_seed(seed)) >= 2**63:
+        raise ValueError(f"seed must be below 2^63, got {number}.")
+    return number
+
+
 def one_seed(seed: object) -> int:
     """Return ``seed`` as an int that is not negative."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):

@@ -24,6 +24,9 @@ COLOURS = ("#1b1b1b", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#5
 
 MARKERS = "osD^vP*"
 
+ENDINGS = (".png", ".pdf", ".svg", ".jpg")
+"""Of the pictures that can be drawn."""
+
 DASHES = ("-", "--", ":", "-.")
 
 PER_TRAJECTORY = "cost per trajectory, in units of costs"

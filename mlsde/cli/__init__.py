@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``mlsde COMMAND …`` and return the exit status: 2 too if an extra is not installed."""
+    """Run ``mlsde COMMAND …`` and return the exit status: 2 too if an extra is not installed, or a file fails."""
     parsed = parser().parse_args(arguments)
     try:
         status = int(parsed.run(parsed))
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads has seen enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a file that went away
+        print(f"mlsde {parsed.command}: {error}", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         told = extras.sentence(f"mlsde {parsed.command}", error)
         if told is None:

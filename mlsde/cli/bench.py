@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 from mlsde import bench, checks, extras
 from mlsde.cli import bench_diffusion, bench_distances
-from mlsde.cli.output import environment, renewed, write_json
+from mlsde.cli.output import destinations, environment, numbers_of, read_json, read_text, renewed, write_json
 
 Result = bench.CoreBenchmark | bench.EfficiencyBenchmark | bench.ScalingBenchmark | bench.CoinBenchmark
 
@@ -66,20 +65,31 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.picture is not None:
         extras.require("the picture", "matplotlib")
     try:
-        _refuse(arguments)
-        numbers = _measured(arguments) if arguments.read is None else _read(arguments.read, suite)
-    except (ValueError, FileNotFoundError) as error:
+        _run(arguments)
+    except ValueError as error:
         print(f"mlsde bench: {error}", file=sys.stderr)
         return 2
-    result = _result(suite, numbers)
-    print(result)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    suite = arguments.suite
+    _refuse(arguments)
+    destinations(pictures={"--picture": arguments.picture}, json=arguments.json)
+    marker = _MARKERS.get(suite, suite)
+    page = None if arguments.markdown is None else read_text("--markdown", arguments.markdown)
+    if page is not None:
+        renewed(page, "", marker)  # says that it has no markers
+    numbers = _measured(arguments) if arguments.read is None else read_json("--read", arguments.read)
+    with numbers_of(suite, "--read", arguments.read):
+        result = _RESULTS[suite].from_dict(numbers)
+        shown, section = repr(result), _section(numbers, suite)
+    print(shown)
     write_json(arguments.json, numbers)
-    if arguments.markdown is not None:
-        page = Path(arguments.markdown)
-        page.write_text(renewed(page.read_text(), _section(numbers, suite), _MARKERS.get(suite, suite)))
+    if page is not None:
+        Path(arguments.markdown).write_text(renewed(page, section, marker))
     if arguments.picture is not None:
         print(result.figure(arguments.picture))
-    return 0
 
 
 def _measured(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -105,19 +115,6 @@ def _refuse(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--device {arguments.device}: torch sees no CUDA device here.")
 
 
-def _read(file: str, suite: str) -> dict[str, Any]:
-    numbers: dict[str, Any] = json.loads(Path(file).read_text())
-    try:
-        _section(numbers, suite)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{file!r} holds no numbers of {suite} ({error}).") from error
-    return numbers
-
-
-def _result(suite: str, numbers: dict[str, Any]) -> Result:
-    return _RESULTS[suite].from_dict(numbers)
-
-
 def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
     """Of those that are installed."""
     found = {}
@@ -136,4 +133,4 @@ def _section(numbers: dict[str, Any], suite: str = "core") -> str:
         f"Measured on {numbers['date']} with `{numbers['command']}` on {where['machine']}, {where['cores']} cores: "
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
-    return f"\n{taken}\n\n{_result(suite, numbers).markdown()}\n\n"
+    return f"\n{taken}\n\n{_RESULTS[suite].from_dict(numbers).markdown()}\n\n"

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
 from typing import Any
 
 from mlsde import checks, extras
-from mlsde.cli.output import environment, numbers, renewed, write_json
+from mlsde.cli.output import (
+    destinations,
+    environment,
+    numbers,
+    numbers_of,
+    read_json,
+    read_text,
+    renewed,
+    threads,
+    write_json,
+)
 
 EQUATIONS = {"ode": 0.0, "sde": 1.0}
 
@@ -42,8 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the suite, or read what it wrote: 2 for bad input."""
-    import torch  # noqa: PLC0415
-
     from mlsde.diffusion import benchmark_report  # noqa: PLC0415
     from mlsde.diffusion.benchmark import Benchmark, Size  # noqa: PLC0415
     from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
@@ -51,12 +58,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pictures is not None:
         extras.require("the picture", "matplotlib")
     try:
+        destinations(
+            pictures={"--pictures": None if arguments.pictures is None else f"{arguments.pictures}-errors.png"},
+            folders={"--folder": arguments.folder},
+            json=arguments.json,
+        )
         if arguments.results is not None:
             return _pages(arguments)
         if arguments.read is not None:
-            result: dict[str, Any] = json.loads(Path(arguments.read).read_text(encoding="utf-8"))
+            result = read_json("--read", arguments.read)
         else:
-            torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
+            threads("--threads", arguments.threads)
             churn = EQUATIONS[arguments.equation]
             reference = arguments.reference_steps
             if reference is None:
@@ -80,10 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
                 "verdicts": benchmark_report.as_json(benchmark_report.verdicts(result)),
                 "environment": _where(arguments.device),
             }
+        with numbers_of("diffusion", "--read", arguments.read):
+            table = benchmark_report.table(result)
     except (ValueError, FileNotFoundError) as error:
         print(f"mlsde bench diffusion: {error}", file=sys.stderr)
         return 2
-    print(benchmark_report.table(result))
+    print(table)
     write_json(arguments.json, result)
     if arguments.pictures is not None:
         print(benchmark_report.picture([result], f"{arguments.pictures}-errors.png"))
@@ -96,16 +110,17 @@ def _pages(arguments: argparse.Namespace) -> int:
     from mlsde.diffusion import benchmark_report  # noqa: PLC0415
     from mlsde.diffusion.benchmark import keep  # noqa: PLC0415
 
-    results = [json.loads(Path(file).read_text(encoding="utf-8")) for file in arguments.results]
-    if arguments.keep is not None:
-        keep(results, arguments.keep)
-    if arguments.markdown is not None:
-        page = Path(arguments.markdown)
+    results = [read_json("--results", file) for file in arguments.results]
+    with numbers_of("diffusion", "--results", arguments.results):
         if arguments.compare:
             section, marker = f"\n{benchmark_report.compared(results)}\n", "compared"
         else:
             section, marker = benchmark_report.markdown(results), "numbers"
-        page.write_text(renewed(page.read_text(), section, marker))
+    if arguments.keep is not None:
+        keep(results, arguments.keep)
+    if arguments.markdown is not None:
+        page = renewed(read_text("--markdown", arguments.markdown), section, marker)
+        Path(arguments.markdown).write_text(page)
     if arguments.pictures is not None:
         print(benchmark_report.picture(results, f"{arguments.pictures}-errors.png"))
         print(benchmark_report.variances_picture(results, f"{arguments.pictures}-variances.png"))

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from mlsde import checks
-from mlsde.cli.output import environment, numbers, own_device, renewed, tells, write_json
+from mlsde.cli.output import (
+    destinations,
+    environment,
+    numbers,
+    numbers_of,
+    own_device,
+    read_json,
+    read_text,
+    renewed,
+    tells,
+    threads,
+    write_json,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the suite: 2 for bad input."""
-    import torch  # noqa: PLC0415
-
     from mlsde.cli.bench_diffusion import EQUATIONS  # noqa: PLC0415
     from mlsde.diffusion.arena import Way  # noqa: PLC0415
     from mlsde.diffusion.classifier import accuracy  # noqa: PLC0415
@@ -34,9 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     from mlsde.diffusion.pictures import coins  # noqa: PLC0415
 
     try:
+        destinations(folders={"--folder": arguments.folder}, json=arguments.json)
         if arguments.results is not None:
             return _page(arguments)
-        torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
+        threads("--threads", arguments.threads)
         ladder = load_ladder(arguments.ladder, device=own_device(arguments.device))
         images = load_images(arguments.images, size=ladder.shape[-1])
         net = _classifier(arguments.classifier, images)
@@ -71,10 +81,12 @@ def _page(arguments: argparse.Namespace) -> int:
     """Renew a page from several results."""
     from mlsde.diffusion.distances import markdown  # noqa: PLC0415
 
-    results = [json.loads(Path(file).read_text(encoding="utf-8")) for file in arguments.results]
+    results = [read_json("--results", file) for file in arguments.results]
+    with numbers_of("distances", "--results", arguments.results):
+        section = "\n" + "\n".join(map(markdown, results)) + "\n"
     if arguments.markdown is not None:
-        page = Path(arguments.markdown)
-        page.write_text(renewed(page.read_text(), "\n" + "\n".join(map(markdown, results)) + "\n", "distances"))
+        page = renewed(read_text("--markdown", arguments.markdown), section, "distances")
+        Path(arguments.markdown).write_text(page)
     return 0
 
 

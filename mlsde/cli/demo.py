@@ -6,10 +6,8 @@ import argparse
 import sys
 import time
 
-import torch
-
-from mlsde import checks, extras
-from mlsde.cli.output import environment, write_json
+from mlsde import extras
+from mlsde.cli.output import destinations, environment, threads, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     extras.require("the demo", "sklearn", "matplotlib")
     begin = time.perf_counter()
     try:
-        torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
+        threads("--threads", arguments.threads)
+        destinations(pictures={"--picture": arguments.picture}, json=arguments.json)
         setting = Setting(arguments.samples, arguments.steps, seeds=arguments.seeds, seed=arguments.seed)
     except ValueError as error:
         print(f"mlsde demo: {error}", file=sys.stderr)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mlsde import checks, extras
-from mlsde.cli.output import environment, numbers, own_device, tells, write_json
+from mlsde import extras
+from mlsde.cli.output import destinations, environment, numbers, own_device, tells, threads, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command: 2 for bad input, and for a folder that cannot be written."""
-    import torch  # noqa: PLC0415
-
     try:
         extras.require("the picture", "matplotlib")
         from mlsde.diffusion import pictures  # noqa: PLC0415
         from mlsde.diffusion.ladders import load_ladder  # noqa: PLC0415
 
-        torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
+        threads("--threads", arguments.threads)
+        destinations(
+            pictures={"--picture": arguments.picture}, folders={"--folder": arguments.folder}, json=arguments.json
+        )
         ladder = load_ladder(arguments.ladder, device=own_device(arguments.device))
         rows = pictures.draw(
             ladder, equation=arguments.equation, samples=arguments.samples, full_steps=arguments.steps,

@@ -14,12 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import mlsde
 from mlsde import checks, extras
 from mlsde.chunks.ranks import started_by_torchrun
-from mlsde.cli.output import environment, renewed, tells, write_json
+from mlsde.cli.output import destinations, environment, read_text, renewed, tells, threads, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.picture is not None:
         extras.require("the picture", "matplotlib")
     try:
-        torch.set_num_threads(checks.positive_integer("--threads", arguments.threads))
+        threads("--threads", arguments.threads)
+        destinations(
+            pictures={"--picture": arguments.picture},
+            folders={"--folder": arguments.folder, "--trials": arguments.trials},
+            json=arguments.json,
+        )
         if arguments.page is not None:
             return _renew(Path(arguments.page), Path(arguments.folder))
         return _own(arguments) if arguments.problem is not None else _named(arguments)
@@ -176,7 +179,7 @@ def _at_once(names: list[str], arguments: argparse.Namespace) -> int:
 
 def _renew(page: Path, folder: Path) -> int:
     """Write the tables of a page anew, from what named studies left in a folder."""
-    text = page.read_text()
+    text = read_text("--page", page)
     made = choice_tables(folder) if "<!-- choice: begin -->" in text else tables(folder)
     for name, table in made.items():
         text = renewed(text, f"\n{table}\n\n", name)

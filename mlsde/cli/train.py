@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mlsde import checks
-from mlsde.cli.output import environment, write_json
+from mlsde.cli.output import destinations, environment, threads, write_json
 
 _RATES = "2e-3,1e-3,6e-4,4e-4"
 """Peak learning rates of the levels of any ladder by name, as far as it reaches."""
@@ -58,12 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    import torch  # noqa: PLC0415
-
     from mlsde.diffusion import nets  # noqa: PLC0415
     from mlsde.diffusion.train import train_ladder  # noqa: PLC0415
 
-    torch.set_num_threads(checks.positive_integer("threads", arguments.threads))
+    threads("threads", arguments.threads)
+    destinations(folders={"folder": arguments.folder}, json=arguments.json)
     levels = len(nets.LADDERS[checks.one_of("ladder", arguments.ladder, tuple(nets.LADDERS))][2])
     distil = arguments.distil if arguments.distil is not None else 0.0 if arguments.residual else 0.5
     done = train_ladder(

@@ -136,7 +136,7 @@ class Arena:
         variances: LevelVariances | None = None,
     ) -> None:
         self.ladder, self.churn = ladder, churn
-        checks.one_seed(seed)
+        checks.torch_seed(seed)
         checks.one_of("unit", unit, UNITS)
         self.process = DiscreteVariancePreserving.linear(
             ladder.about.timesteps, beta_start=ladder.about.betas[0], beta_end=ladder.about.betas[1]

@@ -81,7 +81,7 @@ def train_classifier(
         raise ValueError(f"batch={batch} is more than the {len(labels)} images to train on.")
     steps = checks.positive_integer("epochs", epochs) * (len(labels) // batch)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(checks.one_seed(seed))
+        torch.manual_seed(checks.torch_seed(seed))
         net = Classifier(images.channels, int(labels.max()) + 1, width)
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)

@@ -135,6 +135,7 @@ class Setting:
     pilot_steps: int = 25
 
     def __post_init__(self) -> None:
+        checks.torch_seed(self.seed)
         for name in ("samples", "steps", "seeds", "pilot_samples", "pilot_steps"):
             checks.positive_integer(name, getattr(self, name))
         if not self.budgets:

@@ -159,7 +159,7 @@ def affine_in_output(
     checks.positive_integer("steps", steps)
     if checks.finite_number("theta", theta) in (0.0, 1.0):
         raise ValueError(f"theta must be another number than 0 and 1, where every step looks affine, got {theta}.")
-    generator = torch.Generator().manual_seed(checks.one_seed(seed))
+    generator = torch.Generator().manual_seed(checks.torch_seed(seed))
     calls = len(_Loop(scheduler, steps).timesteps)
     a, b = torch.randn((2, calls, *shape), generator=generator, dtype=torch.float64)
     start = torch.randn(*shape, generator=generator, dtype=torch.float64)

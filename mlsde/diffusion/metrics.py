@@ -42,7 +42,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, projections: int = 256, seed: in
     """
     _same_components(a, b)
     checks.positive_integer("projections", projections)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checks.torch_seed(seed))
     directions = torch.randn(a.shape[1], projections, generator=generator).to(a)
     directions = directions / directions.norm(dim=0)
     levels = (torch.arange(512, dtype=a.dtype, device=a.device) + 0.5) / 512

@@ -156,7 +156,7 @@ def unet_ladder(
     if not architectures:
         raise ValueError("architectures must hold at least one level, got none.")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(checks.one_seed(seed))
+        torch.manual_seed(checks.torch_seed(seed))
         models = [
             PatchUNet(sample_size, channels, one.patch, one.widths, one.layers_per_block, classes=classes).eval()
             for one in architectures

@@ -15,8 +15,6 @@ from mlsde.diffusion.training import Settings, Times, Training
 from mlsde.diffusion.variance_preserving import DiscreteVariancePreserving
 
 TIMESTEPS = 1000
-PICTURES = (".png", ".pdf", ".svg", ".jpg")
-"""Endings of a picture of the losses."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,8 @@ def train_ladder(
 def _picture(picture: str | Path | None, folder: str | Path) -> Path:
     extras.require("the figure of the losses", "matplotlib")
     drawn = Path(folder) / "losses.png" if picture is None else Path(picture)
-    if drawn.suffix.lower() not in PICTURES:
-        raise ValueError(f"picture={str(drawn)!r} must end in one of {', '.join(PICTURES)}.")
+    if drawn.suffix.lower() not in drawing.ENDINGS:
+        raise ValueError(f"picture={str(drawn)!r} must end in one of {', '.join(drawing.ENDINGS)}.")
     return drawn
 
 
