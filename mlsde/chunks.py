@@ -7,6 +7,7 @@ written whole or not at all. A folder of another computation is refused, with th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 Result = dict[str, Any]
+
+_log = logging.getLogger("mlsde")  # this module stands alone, so that processes that only keep files start fast
 
 _SAFE = re.compile(r"[A-Za-z0-9._+=-]{1,120}")
 
@@ -135,6 +138,7 @@ def claim(folder: Path, manifest: Result) -> None:
     if differs:
         what = "; ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in differs)
         raise ValueError(f"folder={str(folder)!r} holds another computation ({what}); choose another folder.")
+    _log.info("going on in %s", folder)
 
 
 def _flat(manifest: Result, before: str = "") -> Result:

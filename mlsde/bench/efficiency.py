@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import mlsde
 from mlsde import checks
 from mlsde.bench.contenders import bare_loop
 from mlsde.bench.results import aligned, piped
 from mlsde.bench.timing import one_thread
+from mlsde.progress import bar
 
 _RATIO, _PROBABILITIES = (1.0, 8.0, 64.0), (1.0, 0.25, 0.0625)
 _STATE = (64, 64)
@@ -222,15 +222,15 @@ def efficiency(
     for count in samples:
         cases += [(whose, checks.positive_integer("samples", count), 1.0) for whose in ("batch", "sample")]
     sizes = [(name, checks.positive_integer(name, value)) for name, values in varied.items() for value in values]
-    with one_thread(), tqdm(total=len(cases) + len(sizes), disable=not progress, unit="case") as bar:
+    with one_thread(), bar(total=len(cases) + len(sizes), disable=not progress, unit="case") as shown:
         runs = []
         for whose, count, price in cases:
             runs.append(_efficiency(whose, count, price, steps, repeats))
-            bar.update()
+            shown.update()
         prices = []
         for name, value in sizes:
             prices.append(_step_price(name, value, repeats))
-            bar.update()
+            shown.update()
     return EfficiencyBenchmark(tuple(runs), tuple(prices), repeats)
 
 

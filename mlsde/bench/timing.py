@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mlsde import checks
 from mlsde.bench.contenders import CONTENDERS, TORCHSDE
 from mlsde.bench.memory import memory
 from mlsde.bench.results import CoreBenchmark, Timing
+from mlsde.progress import bar
 
 SHAPES = ((1, 1), (1000, 10), (10_000, 64))
 _LARGE = 100_000
@@ -60,18 +60,18 @@ def core(
     if importlib.util.find_spec("resource") is None:
         lengths, notes = [], (*notes, "This system does not tell how much memory a process holds, so it is left out.")
     total = len(lengths) + sum(map(len, _schedule(names, states, repeats)))
-    with one_thread(), tqdm(total=total, disable=not progress, unit="run") as bar:
+    with one_thread(), bar(total=total, disable=not progress, unit="run") as shown:
         watched = []
         for length in lengths:  # first, while the process is small
             watched.append(memory(length, seed))
-            bar.update()
+            shown.update()
         evaluations = {name: _count(name, steps, seed) for name in names}
         timings = []
         for y0, turns in zip(states, _schedule(names, states, repeats), strict=True):
             seconds: dict[str, list[float]] = {name: [] for name in names}
             for name in turns:
                 seconds[name].append(_seconds(name, y0, steps, seed))
-                bar.update()
+                shown.update()
             timings += [Timing(tuple(y0.shape), name, steps, evaluations[name], tuple(seconds[name])) for name in names]
     return CoreBenchmark(tuple(timings), tuple(watched), seed, notes)
 

@@ -14,6 +14,7 @@ from mlsde import checks
 from mlsde.calibration import advice, pilot
 from mlsde.calibration.result import Calibration
 from mlsde.integrate import Run
+from mlsde.log import log
 from mlsde.sde import SDE
 from mlsde.steppers import METHODS
 
@@ -94,6 +95,7 @@ def calibrate(
         priced, pilot_start(y0, samples, priced.is_ode), thinned(grid, n), method=method, unit=unit, flops=flops,
         seed=checks.one_seed(seed),
     )  # fmt: skip
+    log.info("pilot: %d runs of %d steps for %.4g in all", recording.samples, recording.steps, recording.price)
     warnings += advice.about_the_ladder(recording) + advice.about_the_pilot(recording)
     return Calibration(priced, grid, recording, count, tuple(warnings))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from typing import Any
 
 from mlsde.ensembles.ranks import Ranks
 from mlsde.ensembles.store import Piece, Store
-
-log = logging.getLogger("mlsde")
+from mlsde.log import log
+from mlsde.progress import bar
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,9 @@ def share(
     mine = missing[ranks.rank :: ranks.count]
     notes: dict[int, dict[str, Any]] = {}
     errors: dict[int, str] = {}
-    with _bar(len(mine), progress and ranks.rank == 0) as bar:
+    if there and ranks.rank == 0:
+        log.info("%d of %d chunks were there, %d are computed", len(there), count, len(missing))
+    with bar(total=len(mine), unit="chunks") if progress and ranks.rank == 0 else nullcontext() as shown:
         for number in mine:
             if len(errors) >= most_failures:
                 break
@@ -87,8 +88,8 @@ def share(
             else:
                 store.put(number, piece)
                 notes[number] = piece.note
-            if bar is not None:
-                bar.update()
+            if shown is not None:
+                shown.update()
     untried = [number for number in mine if number not in notes and number not in errors]
     told = ranks.gather((notes, errors, untried, _as_bytes(store, ranks)))
     notes = dict(there)
@@ -110,14 +111,6 @@ def _as_bytes(store: Store, ranks: Ranks) -> dict[int, bytes]:
 
 def _sentence(error: Exception) -> str:
     return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-
-
-def _bar(total: int, shown: bool) -> Any:
-    if not shown:
-        return nullcontext()
-    from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
-
-    return tqdm(total=total, unit="chunks")
 
 
 def numbers_of(pieces: Sequence[int]) -> str:

@@ -22,6 +22,7 @@ from mlsde.brownian import Brownian, BrownianPath
 from mlsde.integrate import solve
 from mlsde.problems.ladder import LadderProblem, perturbed, scattered_start
 from mlsde.sde import SDE
+from mlsde.showing import as_call
 
 Exact = Callable[[float | Tensor, Tensor, Tensor], Tensor]
 Moment = Callable[[float], Tensor]
@@ -49,6 +50,8 @@ class Problem:
     exact: Exact | None = None
     mean: Moment | None = None
     second_moment: Moment | None = None
+
+    __repr__ = as_call
 
     def start(self, samples: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Initial state of a batch, shape ``(samples, d)``."""

@@ -20,6 +20,8 @@ from mlsde.chunks import Chunks
 from mlsde.problems import ladder
 from mlsde.problems.kinds import kinds
 from mlsde.problems.ladder import LadderProblem
+from mlsde.progress import bar
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import NonFiniteError
 from mlsde.study.hindsight import Best, Hindsight, error_of, fine_batch, fingerprint, prices
 from mlsde.study.runners import Spender, Spent
@@ -146,10 +148,13 @@ class Choice:
             "dearest run and pilot over the budget": max(c.charged.most / c.budget for c in self.cells),
         }
 
-    def __repr__(self) -> str:
-        from mlsde.study.choice_report import table  # noqa: PLC0415, which needs the classes of this module
+    __repr__ = as_text
+    _repr_html_ = as_html
 
-        return table(self)
+    def _report(self) -> list[str | Rows]:
+        from mlsde.study.choice_report import report  # noqa: PLC0415, which needs the classes of this module
+
+        return report(self)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON: numbers that are not finite become ``null``."""
@@ -276,12 +281,7 @@ class _Study:
         return Chunks(folder, {**self.settings, **more, "problem": fingerprint(self.problems[name])})
 
     def cells(self, progress: bool) -> Iterator[Cell]:
-        names: Any = self.problems
-        if progress:
-            from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
-
-            names = tqdm(names, unit="problems")
-        for name in names:
+        for name in bar(self.problems, unit="problems") if progress else self.problems:
             yield from self._cells_of(name, self.problems[name])
 
     def _cells_of(self, name: str, problem: LadderProblem) -> Iterator[Cell]:

@@ -18,6 +18,7 @@ from mlsde.multilevel import Multilevel
 from mlsde.probabilities import PowerLaw
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import NonFiniteError
 from mlsde.study.methods import SWITCHES, Method, multilevel, stitched_levels
 from mlsde.study.trials import Trials
@@ -74,20 +75,23 @@ class Comparison:
                 return row
         raise KeyError(f"{name!r} is none of {[row.name for row in self.rows]}.")
 
-    def __repr__(self) -> str:
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
         share = self.full_cost / self.budget
-        lines = [
-            f"{self.problem}: errors at {share:.3g} times less than the cost of {self.settings['steps']} steps of the "
-            f"top level; {self.settings['seeds']} seeds of {self.settings['samples']} samples",
-            "",
-            f"{'':36s}{'cost':>10s}{'of coins':>11s}{'of all':>11s}   {self.rows[0].name} over it",
-            f"{'top level at every step':36s}{self.full_cost:10.4g}{'-':>11s}{self.full_error:11.5f}",
-        ]
+        cells = [("", "cost", "of coins", "of all", f"   {self.rows[0].name} over it")]
+        cells.append(("top level at every step", f"{self.full_cost:.4g}", "-", f"{self.full_error:.5f}", ""))
         for row in self.rows:
             coins = "-" if row.coins_error is None else f"{row.coins_error:.5f}"
             ratio = "" if row.ratio is None else f"   {row.ratio[0]:.2f} [{row.ratio[1]:.2f}, {row.ratio[2]:.2f}]"
-            lines.append(f"{row.name:36s}{row.cost:10.4g}{coins:>11s}{row.error:11.5f}{ratio}")
-        return "\n".join(lines)
+            cells.append((row.name, f"{row.cost:.4g}", coins, f"{row.error:.5f}", ratio))
+        return [
+            f"{self.problem}: errors at {share:.3g} times less than the cost of {self.settings['steps']} steps of the "
+            f"top level; {self.settings['seeds']} seeds of {self.settings['samples']} samples",
+            "",
+            Rows(cells, ("36", ">10", ">11", ">11", ""), gap="", indent=""),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -144,8 +148,18 @@ def equal_cost(
         seed: of everything random; comparisons of two seeds have nothing in common.
         reference_steps: of the reference, where the problem has none.
 
+    Returns:
+        A :class:`Comparison`; ``print`` it.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> from mlsde.problems import analytic
+        >>> problem = analytic.linear_ode().ladder(gamma=3.0, levels=4)
+        >>> found = equal_cost(problem, share=8, steps=32, seeds=3, samples=2, reference_steps=100)
+        >>> found.full_cost, found.rows[0].name
+        (16384.0, 'independent impulse')
     """
     ladder.checked(problem)
     if problem.gamma is None:
