@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mlsde import checks, randomness
+from mlsde.showing import as_call
 
 
 class Brownian(Protocol):
@@ -36,9 +37,15 @@ class NoiseSampler:
     The increment is ``sqrt(|t_next - t|)`` times what the sampler returns. A sampler that draws afresh at each call
     makes no refinable path: runs with different numbers of steps are then not coupled. The other way,
     :class:`mlsde.BrownianNoiseSampler` is a sampler made of a path.
+
+    Example:
+        >>> NoiseSampler(lambda t, t_next: torch.ones(2))(0.0, 0.25).tolist()
+        [0.5, 0.5]
     """
 
     noise_sampler: Callable[[float, float], Tensor]
+
+    __repr__ = as_call
 
     def __post_init__(self) -> None:
         checks.callable_as("noise_sampler", "noise_sampler(t, t_next)", self.noise_sampler)

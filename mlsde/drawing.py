@@ -139,11 +139,24 @@ def points(ax: Axes, rows: Sequence[tuple[str, float, float]]) -> None:
         look: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "color": COLOURS[i % len(COLOURS)]}
         look["fillstyle"] = "full" if i < len(COLOURS) else "none"
         ax.plot([cost], [error], linestyle="none", markersize=7, label=name, **look)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    log_scales(ax)
     if known:  # whole decades: the costs are often about the same
         ends = np.log10([cost for _, cost, _ in known])
         ax.set_xlim(10.0 ** np.floor(ends.min() - 0.01), 10.0 ** np.ceil(ends.max() + 0.01))
+
+
+def log_scales(ax: Axes) -> None:
+    """Make both axes logarithmic, with a label at 1, 2 and 5 where there are fewer than two decades to label."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter  # noqa: PLC0415
+
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = axis.get_view_interval()
+        if high < 100.0 * low:
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def _above(labels: int) -> dict[str, Any]:

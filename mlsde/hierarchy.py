@@ -228,8 +228,16 @@ def from_numpy(function: Callable[[float, np.ndarray], np.ndarray]) -> Level:
         function: ``f(t, y)`` of a float and an array, which returns an array like ``y``. As numpy has no bfloat16,
             it sees float32 there, and its result is rounded.
 
+    Returns:
+        The level, ``f(t, y)`` of tensors.
+
     Raises:
         TypeError: if ``function`` is not callable.
+
+    Example:
+        >>> level = from_numpy(lambda t, y: -t * y)
+        >>> level(torch.tensor(2.0), torch.ones(1, 2)).tolist()
+        [[-2.0, -2.0]]
     """
     checks.callable_as("function", "function(t, y)", function)
 

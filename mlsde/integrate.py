@@ -19,6 +19,7 @@ from mlsde.hierarchy import CountedLevels
 from mlsde.increments import IndependentIncrements, PathIncrements
 from mlsde.multilevel import Multilevel
 from mlsde.plan import BLOCK, fixed_plan, multilevel_plan
+from mlsde.progress import bar
 from mlsde.saving import Saver
 from mlsde.sde import SDE, NoiseTerm
 from mlsde.solution import NonFiniteError, Solution, Stats
@@ -113,9 +114,9 @@ def solve(
     saver = Saver(save_at, run.times, y0)
     if callback is not None:
         checks.callable_as("callback", "callback(n, t, y)", callback)
-    shown, kept = checks.truth("progress", progress), checks.truth("gradients", gradients)
-    with nullcontext() if kept else torch.no_grad(), run.bar() if shown else nullcontext() as bar:
-        return run.to_end(saver, callback, bar)
+    bar, kept = checks.truth("progress", progress), checks.truth("gradients", gradients)
+    with nullcontext() if kept else torch.no_grad(), run.bar() if bar else nullcontext() as shown:
+        return run.to_end(saver, callback, shown)
 
 
 class _Pilot(NamedTuple):
@@ -235,7 +236,7 @@ class Run:
         floats, lengths = grid.tolist(), np.diff(grid).tolist()
         return list(map(Step._make, zip(ts[:-1], ts[1:], floats[:-1], floats[1:], lengths, strict=True)))
 
-    def to_end(self, saver: Saver, callback: Callback | None, bar: tqdm[Any] | None) -> Solution:
+    def to_end(self, saver: Saver, callback: Callback | None, shown: tqdm[Any] | None) -> Solution:
         """Step through the grid in blocks, looking at the end of each whether the state is still finite."""
         begin = time.perf_counter()
         y = self.y0 if self.y0.dtype == self.dtype else self.y0.to(self.dtype)
@@ -252,8 +253,8 @@ class Run:
                 if n == saver.due:
                     saver.save(y, y_next)
                 y = y_next
-                if bar is not None:
-                    bar.update(self._share_of_bar())
+                if shown is not None:
+                    shown.update(self._share_of_bar())
                 if callback is not None and _says_stop(callback(n, step.stop, self._shown(y))):
                     stopped = True
                     break
@@ -274,11 +275,9 @@ class Run:
 
     def bar(self) -> tqdm[Any]:
         """A progress bar in units of cost, or of steps where there are no costs."""
-        from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
-
         total = self.plan.steps if self.plan.cost is None else self.plan.cost
         self._shown_cost = 0.0
-        return tqdm(total=total, unit="steps" if self.plan.cost is None else "cost", unit_scale=True)
+        return bar(total=total, unit="steps" if self.plan.cost is None else "cost", unit_scale=True)
 
     def _share_of_bar(self) -> float:
         """What the bar advances by: the price of the evaluations since it last did."""

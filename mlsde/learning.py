@@ -25,8 +25,10 @@ from torch import Tensor
 from mlsde import checks
 from mlsde.forward import GRADIENTS, Runs
 from mlsde.knots import Knots, probabilities
+from mlsde.log import log
 from mlsde.multilevel import Multilevel
 from mlsde.probabilities import Learned, Optimal, ProbabilityRule, probability_table
+from mlsde.progress import bar
 from mlsde.sde import SDE
 from mlsde.steppers import METHODS, compatible
 from mlsde.variances import level_variances
@@ -112,11 +114,13 @@ def learn(
         start = Optimal(level_variances(sde, y0[:samples], times=grid, method=method, seed=seed), float(budget))
     logits = table.logits(probability_table(start, grid, sde.drift, table.price))
     descent = _Descent(table, runs, gradient, rate, int(iterations))
-    with torch.no_grad(), _bar(iterations) if progress else nullcontext() as bar:
+    with torch.no_grad(), bar(total=iterations, unit="iterations") if progress else nullcontext() as shown:
         first = descent.with_sure_ones(logits)
-        logits = descent.with_sure_ones(descent.run(logits, 0, iterations // 2, bar))
-        logits = descent.best([descent.run(logits, iterations // 2, iterations, bar), first])
+        logits = descent.with_sure_ones(descent.run(logits, 0, iterations // 2, shown))
+        logits = descent.best([descent.run(logits, iterations // 2, iterations, shown), first])
     values = probabilities(logits)
+    first_loss, last_loss = descent.history[0][0], descent.history[-1][0]
+    log.info("learned in %d iterations: loss %.3g after %.3g", len(descent.history), last_loss, first_loss)
     return Learned(table.times.tolist(), values.tolist(), history=descent.history)
 
 
@@ -145,12 +149,6 @@ def _check(sde: SDE, y0: Tensor, method: str, steps: int, *, budget: float, **co
         )
 
 
-def _bar(iterations: int) -> Any:
-    from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
-
-    return tqdm(total=iterations, unit="iterations")
-
-
 class _Descent:
     """Adam (D. P. Kingma & J. Ba, arXiv 1412.6980) on the logits, along the tables of one price."""
 
@@ -161,16 +159,16 @@ class _Descent:
         self._scale = 0.0
         self.history: list[tuple[float, float]] = []
 
-    def run(self, logits: np.ndarray, first: int, last: int, bar: Any) -> np.ndarray:
+    def run(self, logits: np.ndarray, first: int, last: int, shown: Any) -> np.ndarray:
         """Descend from iteration ``first`` to ``last``; returns the mean of the last quarter, at the budget."""
         tail = [logits]
         for i in range(first, last):
             step = self._step(self._slope(logits, i), i)
             logits = self._table.at_budget(logits - step)
             tail = [*tail[-((last - first) // 4) or -1 :], logits]
-            if bar is not None:
-                bar.update()
-                bar.set_postfix(loss=f"{self.history[-1][0]:.3g}")
+            if shown is not None:
+                shown.update()
+                shown.set_postfix(loss=f"{self.history[-1][0]:.3g}")
         return self._table.at_budget(np.mean(tail[1:] or tail, axis=0))
 
     def _slope(self, logits: np.ndarray, i: int) -> np.ndarray:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.showing import as_call
 
 Coefficient = float | Tensor
 OverStep = Callable[[float, float], Coefficient]
@@ -41,6 +42,12 @@ class LinearPart:
         gain: ``b(t)``, 1 by default.
         spread: square root of the mean of ``Phi(r, s)^2`` over the step, what ``g(t, y) dW`` is scaled with when
             ``deviation`` is ``None``.
+
+    Example:
+        >>> from mlsde import SDE
+        >>> decay = LinearPart(lambda t: -1.0, lambda t, s: math.exp(t - s), lambda t, s: 1.0 - math.exp(t - s))
+        >>> SDE(lambda t, y: torch.sin(y), linear=decay)
+        SDE(DriftHierarchy(1 levels, costs: not measured), ODE, linear part)
     """
 
     rate: Callable[[float], Coefficient]
@@ -49,6 +56,8 @@ class LinearPart:
     deviation: OverStep | None = None
     gain: Callable[[float], Coefficient] = _one
     spread: OverStep | None = None
+
+    __repr__ = as_call
 
     def check(self, t: float, s: float, y: Tensor) -> None:
         """Refuse closed forms that would change the shape, dtype or device of ``y``, looked at over one step.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlsde import checks, coins
 from mlsde.probabilities import ProbabilityRule
+from mlsde.showing import as_call
 
 CORRECTIONS = ("impulse", "hold", "control", "extrapolate")
 SHARES = ("batch", "sample")
@@ -45,6 +46,11 @@ class Multilevel:
     Raises:
         ValueError: for unknown names, or ``extrapolate`` with independent or nested coins, whose gaps make the slope
             explode.
+
+    Example:
+        >>> from mlsde import PowerLaw
+        >>> Multilevel(PowerLaw(gamma=2.5), coins="periodic", correction="extrapolate")
+        Multilevel(probabilities=PowerLaw(gamma=2.5), coins='periodic', correction='extrapolate')
     """
 
     probabilities: ProbabilityRule
@@ -52,6 +58,9 @@ class Multilevel:
     correction: str = "hold"
     share: str = "batch"
     seed: int | None = None
+
+    def __repr__(self) -> str:
+        return as_call(self, always=("coins", "correction"))
 
     def __post_init__(self) -> None:
         checks.one_of("coins", self.coins, coins.COINS)

@@ -41,6 +41,10 @@ class PlanBlock:
     evaluates: np.ndarray
     keeps: np.ndarray
 
+    def __repr__(self) -> str:
+        fired = ", ".join(f"{count:g}" for count in _per_trajectory(self.fires))
+        return f"PlanBlock(steps {self.start} to {self.stop - 1}, firings per trajectory: {fired})"
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -54,6 +58,14 @@ class Plan:
         differences: whether the ladder is given by its differences.
         stages: drift estimates per step: 1, or 2 for Heun.
         costs: price of each level, or ``None``.
+
+    Example:
+        >>> import mlsde, torch
+        >>> drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
+        >>> rule = mlsde.Multilevel(mlsde.Constant([1.0, 0.25]), coins="periodic")
+        >>> plan = mlsde.solve(mlsde.SDE(drift), torch.ones(1, 1), (0, 1), steps=8, multilevel=rule).plan
+        >>> plan.cost, plan.block(0, 8).fires[:, 1].nonzero()[0].tolist()
+        (108.0, [0, 4])
     """
 
     times: np.ndarray

@@ -18,6 +18,7 @@ import numpy as np
 from mlsde import checks
 from mlsde.chunks import write_atomically
 from mlsde.hierarchy import DriftHierarchy
+from mlsde.showing import as_call
 
 Price = Callable[[np.ndarray], float]
 
@@ -53,12 +54,22 @@ class PowerLaw:
         scale: the larger, the more accurate and the dearer; 1 by default.
         budget: expected cost per trajectory, in the units of ``costs``, that the scale is fitted to instead.
         order: ``s``, as of :class:`Optimal`; 1, the paper's, by default.
+
+    Example:
+        >>> import mlsde, torch
+        >>> drift = DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 16.0])
+        >>> rule = mlsde.Multilevel(PowerLaw(gamma=2.0), coins="independent", correction="impulse")
+        >>> plan = mlsde.solve(mlsde.SDE(drift), torch.ones(1, 1), (0, 1), steps=2, multilevel=rule).plan
+        >>> plan.probabilities.tolist()
+        [[1.0, 0.0625], [1.0, 0.0625]]
     """
 
     gamma: float
     scale: float = 1.0
     budget: float | None = None
     order: float = 1.0
+
+    __repr__ = as_call
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", checks.positive_number("gamma", self.gamma))
@@ -92,9 +103,16 @@ class Constant:
 
     Args:
         values: one probability per level, in [0, 1].
+
+    Example:
+        >>> import mlsde
+        >>> mlsde.Multilevel(Constant([1.0, 0.1]))
+        Multilevel(probabilities=Constant(values=[1, 0.1]), coins='systematic', correction='hold')
     """
 
     values: Sequence[float]
+
+    __repr__ = as_call
 
     def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
         """Return the same row at every time."""
@@ -124,12 +142,22 @@ class Optimal:
         order: ``s``: 1 for independent and nested coins, 2 for systematic impulse and hold, up to 4 for
             ``extrapolate`` on an ODE.
         sensitivity: ``w(t) = |dY_T / dY_t|^2``, a function of ``t``; 1 by default.
+
+    Example:
+        >>> import mlsde, torch
+        >>> drift = DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 16.0])
+        >>> rule = mlsde.Multilevel(Optimal([1.0, 0.04], budget=200.0), coins="independent", correction="impulse")
+        >>> plan = mlsde.solve(mlsde.SDE(drift), torch.ones(1, 1), (0, 1), steps=100, multilevel=rule).plan
+        >>> round(plan.expected_cost, 6)
+        200.0
     """
 
     variances: Sequence[float] | np.ndarray | Callable[[float], Sequence[float] | np.ndarray]
     budget: float
     order: float = 1.0
     sensitivity: Callable[[float], float] | None = field(default=None)
+
+    __repr__ = as_call
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", checks.positive_number("budget", self.budget))
@@ -216,6 +244,10 @@ class Learned:
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> Learned(times=[0.0, 1.0], values=[[1.0, 0.01], [1.0, 0.1]], budget=500.0)
+        Learned(2 knots from t=0 to 1, 2 levels, probabilities from 0.01 to 1, budget=500)
     """
 
     times: Sequence[float]
@@ -266,6 +298,12 @@ class Learned:
             return np.where(kept, 1.0, np.minimum(1.0, scale * table))
 
         return at(_largest_scale(lambda scale: price(at(scale)), self.budget, low, high))
+
+    def __repr__(self) -> str:
+        knots = f"{len(self.times)} knots from t={self.times[0]:g} to {self.times[-1]:g}"
+        low, high = min(map(min, self.values)), max(map(max, self.values))
+        within = f"{len(self.values[0])} levels, probabilities from {low:.3g} to {high:.3g}"
+        return f"Learned({knots}, {within}{'' if self.budget is None else f', budget={self.budget:g}'})"
 
     def _within(self, times: np.ndarray) -> np.ndarray:
         """The starts of the steps; ``ValueError`` if the grid leaves the span of the knots."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mlsde.plan import Plan
+from mlsde.showing import Rows, as_call, as_html, as_text
 
 if TYPE_CHECKING:
     from mlsde.calibration import Recommendation
@@ -37,6 +38,8 @@ class Stats:
     wall_seconds: float
     pilot_cost: float | None = None
 
+    __repr__ = as_call
+
 
 @dataclass(frozen=True, eq=False)
 class Solution:
@@ -54,6 +57,12 @@ class Solution:
         error: where a pilot chose: predicted root mean square error per component at the end, against the exact
             solution of the top level; NaN if the run was too small for a pilot, else ``None``.
         recommendation: what the pilot chose, and why.
+
+    Example:
+        >>> import mlsde, torch
+        >>> solution = mlsde.solve(mlsde.SDE(lambda t, y: -y), torch.ones(4, 2), (0, 1), steps=100)
+        >>> solution.y1.shape, solution.stats.evaluations, solution.message
+        (torch.Size([4, 2]), (100.0,), 'reached t=1 in 100 steps.')
     """
 
     ts: Tensor
@@ -74,8 +83,11 @@ class Solution:
             raise IndexError(f"no state was saved: {self.message}")
         return self.ys[-1]
 
-    def __repr__(self) -> str:
-        return "\n".join([f"Solution: {self.message}", *self._table(), *self._price(), *self._choice()])
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
+        return [f"Solution: {self.message}", Rows(self._cells()), *self._price(), *self._choice()]
 
     def _choice(self) -> list[str]:
         if self.recommendation is None:
@@ -84,19 +96,14 @@ class Solution:
         pilot = f"pilot {self.stats.pilot_cost:.4g} per trajectory"
         return [f"  chosen: {self.recommendation.describe()}; {error}; {pilot}"]
 
-    def _table(self) -> list[str]:
+    def _cells(self) -> list[tuple[str, ...]]:
         costs = self.plan.costs or (None,) * len(self.stats.names)
-        rows = [("", "price", "evaluations", "seconds")]
+        rows: list[tuple[str, ...]] = [("", "price", "evaluations", "seconds")]
         for name, cost, count, seconds in zip(
             self.stats.names, costs, self.stats.evaluations, self.stats.seconds, strict=True
         ):
             rows.append((name, "-" if cost is None else f"{cost:g}", f"{count:g}", f"{seconds:.3g}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = []
-        for name, *numbers in rows:
-            cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
-            lines.append("  ".join(["", name.ljust(widths[0]), *cells]))
-        return lines
+        return rows
 
     def _price(self) -> list[str]:
         cost, full = self.stats.cost, self.stats.full_cost
@@ -117,6 +124,14 @@ class NonFiniteError(RuntimeError):
         time: time at the start of that step.
         culprit: ``"drift level 2"``, ``"diffusion"``, ``"brownian"`` or ``"state"``.
         solution: what had been saved until then.
+
+    Example:
+        >>> import mlsde, torch
+        >>> try:
+        ...     mlsde.solve(mlsde.SDE(lambda t, y: y**3), torch.ones(1, 1), (0, 9), steps=9)
+        ... except mlsde.NonFiniteError as error:
+        ...     print(error.step, error.culprit)
+        5 drift level 1
     """
 
     def __init__(self, message: str, step: int | None, time: float | None, culprit: str, solution: Solution) -> None:

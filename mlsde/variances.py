@@ -30,6 +30,11 @@ class LevelVariances:
         kurtoses: of the components of the difference about that mean, ``sum_i E d_i^4 / sum_i (E d_i^2)^2``, shape
             ``(M, K)``: 3 if they are normal; 1 where nothing is left of them. Large ones say that a few samples rule
             the variance, which is then known badly.
+
+    Example:
+        >>> found = LevelVariances(np.array([0.0, 1.0]), np.array([[1.0, 0.01], [1.0, 0.0001]]), cost=None)
+        >>> found(0.5).round(6).tolist()
+        [1.0, 0.001]
     """
 
     times: np.ndarray
@@ -37,6 +42,10 @@ class LevelVariances:
     cost: float | None
     means: np.ndarray | None = None
     kurtoses: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{value:.3g}" for value in self.values.mean(axis=0))
+        return f"LevelVariances({len(self.times)} times from {self.times[0]:g} to {self.times[-1]:g}, means: {means})"
 
     def __call__(self, t: float) -> np.ndarray:
         """Return ``V_k(t)``, shape ``(K,)``; constant beyond the grid."""
@@ -72,6 +81,13 @@ def level_variances(
 
     Raises:
         TypeError, ValueError: as :func:`mlsde.solve`, and if a level is not finite along the pilot.
+
+    Example:
+        >>> import mlsde
+        >>> drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
+        >>> found = level_variances(SDE(drift, 0.5), torch.ones(16, 1), (0, 1), steps=20)
+        >>> found.values.shape, mlsde.Optimal(found, budget=100.0).budget
+        ((20, 2), 100.0)
     """
     if not isinstance(sde, SDE):
         raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")

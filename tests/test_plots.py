@@ -323,7 +323,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert told(code) == "the figure needs matplotlib: pip install 'mlsde[demo]'"
+    assert told(code) == "the figure needs matplotlib: pip install 'mlsde[demo]'."
     assert told("import sys, mlsde.plots; print('matplotlib' in sys.modules, 'mlsde.study' in sys.modules)") == (
         "False False"
     )

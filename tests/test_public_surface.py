@@ -13,7 +13,10 @@ import pytest
 
 import mlsde
 import mlsde.diffusion
+import mlsde.plots
+import mlsde.problems
 import mlsde.study
+import mlsde.theory
 
 PACKAGE = Path(mlsde.__file__).parent
 MODULES = sorted(
@@ -21,12 +24,17 @@ MODULES = sorted(
 )
 HEAVY = ["matplotlib", "sklearn", "scipy", "torchsde", "diffusers", "pandas", "PIL"]
 WIDGETS = ["tqdm.auto", "tqdm.autonotebook", "tqdm.notebook", "ipywidgets", "IPython"]
-SURFACES = [mlsde, mlsde.study, mlsde.diffusion]
+SURFACES = [mlsde, mlsde.study, mlsde.diffusion, mlsde.problems, mlsde.theory, mlsde.plots]
+WITHOUT_EXAMPLE = {  # they need a scheduler, a network, minutes or a folder, or have theirs at the top of the package
+    "affine_in_output", "digits_ladder", "guided", "save_ladder", "train_ladder", "denoiser_ladder",
+}  # fmt: skip
 EXPORTED = [
     pytest.param(getattr(module, name), name, id=f"{module.__name__}.{name}")
     for module in SURFACES
     for name in module.__all__
+    if not inspect.ismodule(getattr(module, name))
 ]
+FUNCTIONS = [param for param in EXPORTED if inspect.isfunction(param.values[0])]
 
 
 @pytest.mark.parametrize("module", [module.__name__ for module in SURFACES])
@@ -76,6 +84,14 @@ def test_every_exported_name_is_documented_with_all_its_parameters(thing, name):
     # one field needs no section of its own, the sentence above explains it
     missing = [p for p in parameters_of(thing) if not named(p, explained)]
     assert not missing or len(parameters_of(thing)) == 1, missing
+
+
+@pytest.mark.parametrize(("thing", "name"), FUNCTIONS)
+def test_help_says_what_a_function_returns_what_it_raises_and_how_it_is_called(thing, name):
+    text = inspect.getdoc(thing)
+    assert "\nReturns:\n" in text
+    assert "\nRaises:\n" in text or not parameters_of(thing)
+    assert (">>> " in text and f"{name}(" in text.split(">>> ", 1)[1]) != (name in WITHOUT_EXAMPLE)
 
 
 @pytest.mark.parametrize(("thing", "name"), EXPORTED)

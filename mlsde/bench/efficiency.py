@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import mlsde
 from mlsde import checks
@@ -17,6 +16,7 @@ from mlsde.bench.levels import busy_ladder, clock
 from mlsde.bench.memory import peak_bytes
 from mlsde.bench.results import aligned, mebibytes, piped
 from mlsde.bench.timing import one_thread
+from mlsde.progress import bar
 
 _PROBABILITIES = (1.0, 0.25, 0.0625)
 _STATE = (64, 64)
@@ -180,11 +180,11 @@ def efficiency(
     for count in samples:
         cases += [(whose, checks.positive_integer("samples", count), 1.0) for whose in ("batch", "sample")]
     where = torch.device(device)
-    with one_thread(), tqdm(total=len(cases), disable=not progress, unit="case") as bar:
+    with one_thread(), bar(total=len(cases), disable=not progress, unit="case") as shown:
         runs = []
         for whose, count, price in cases:
             runs.append(_efficiency(whose, count, price, steps, repeats, where))
-            bar.update()
+            shown.update()
     return EfficiencyBenchmark(tuple(runs), repeats, device)
 
 

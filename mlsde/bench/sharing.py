@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 import mlsde
 from mlsde import checks
@@ -20,6 +19,7 @@ from mlsde.bench.coin_results import CoinBenchmark, CoinClock, CoinError, Work
 from mlsde.bench.levels import Laboured, clock, price
 from mlsde.bench.timing import one_thread
 from mlsde.problems import perturbed
+from mlsde.progress import bar
 
 RULES = (("independent", "impulse"), ("systematic", "impulse"), ("systematic", "hold"))
 SAMPLES = (1, 4, 16, 64, 256, 1024, 4096)
@@ -77,13 +77,13 @@ def coins(
     matrices = [0 if width == 0 else checks.positive_integer("widths", width) for width in widths]
     y0 = torch.ones(batches[-1], _NUMBERS, device=device)
     total = len(RULES) * replicates + len(matrices) * len(batches)
-    with one_thread(), tqdm(total=total, disable=not progress, unit="case") as bar:
+    with one_thread(), bar(total=total, disable=not progress, unit="case") as shown:
         errors = []
         for rule in RULES:
             found = []
             for seed in range(replicates):
                 found.append(_errors(rule, y0, steps, seed))
-                bar.update()
+                shown.update()
             errors += _means(" ".join(rule), found, batches)
         works, clocks = [], []
         for width in matrices:
@@ -92,7 +92,7 @@ def coins(
             works.append(Work(width, price(top, y0[:1]), price(top, y0) / len(y0)))
             for n in batches:
                 clocks += [_clock(rule, ladder, width, y0[:n], steps, repeats) for rule in RULES]
-                bar.update()
+                shown.update()
     return CoinBenchmark(tuple(works), tuple(clocks), tuple(errors), steps, repeats, device)
 
 

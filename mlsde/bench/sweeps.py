@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from mlsde import checks
 from mlsde.bench import contenders
@@ -16,6 +15,7 @@ from mlsde.bench.contenders import BARE, HOLD, MULTILEVEL, ONE_LEVEL, PATH, STYL
 from mlsde.bench.levels import RATIO, BusyLevel, Drift, free
 from mlsde.bench.results import Row, Timing, aligned, cells, evaluated, mebibytes, piped, short
 from mlsde.bench.timing import one_thread, timed
+from mlsde.progress import bar
 
 BASE: Mapping[str, int] = {"steps": 1000, "levels": 3, "samples": 100, "numbers": 10, "products": 0}
 """The point around which one thing at a time is varied: 1000 steps, 3 levels, 100 samples of 10 numbers, and a drift
@@ -259,14 +259,14 @@ def scaling(
                 checks.positive_integer(name, value)
     names, notes = contenders.present(torch.device(device))
     known: dict[tuple[int, ...], Point] = {}
-    with one_thread(), tqdm(total=len(sizes), disable=not progress, unit="point") as bar:
+    with one_thread(), bar(total=len(sizes), disable=not progress, unit="point") as shown:
         points = []
         for name, size in sizes:
             key = tuple(size.values())
             if key not in known:  # the base point is one of each
                 known[key] = _measured(name, size, names, repeats, device, seed)
             points.append(Point(name, size[name], known[key].price, known[key].timings))
-            bar.update()
+            shown.update()
     if TREE in names and any(_too_large(size) for _, size in sizes):
         where = ", ".join(f"{name}={size[name]:,}" for name, size in sizes if _too_large(size))
         notes = (*notes, f"{TREE} is left out at {where}, where it takes most of a minute a run.")

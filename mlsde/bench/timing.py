@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mlsde import checks
 from mlsde.bench import contenders, diffrax_euler, levels
@@ -19,6 +18,7 @@ from mlsde.bench.contenders import CONTENDERS
 from mlsde.bench.levels import Counted, Drift, free
 from mlsde.bench.memory import memory, peak_bytes
 from mlsde.bench.results import CoreBenchmark, Timing
+from mlsde.progress import bar
 
 SHAPES = ((1, 1), (1000, 10), (10_000, 64))
 """Shapes of the states that :func:`core` measures."""
@@ -71,14 +71,14 @@ def core(
     if importlib.util.find_spec("resource") is None:
         lengths, notes = [], (*notes, "This system does not tell how much memory a process holds, so it is left out.")
     total = len(lengths) + len(states) * len(names) * (repeats + 1)
-    with one_thread(), tqdm(total=total, disable=not progress, unit="run") as bar:
+    with one_thread(), bar(total=total, disable=not progress, unit="run") as shown:
         watched = []
         for length in lengths:  # first, while the process is small
             watched.append(memory(length, seed))
-            bar.update()
+            shown.update()
         timings = []
         for y0 in states:
-            timings += timed(names, [free] * LEVELS, y0, steps, repeats, seed, ran=bar.update)
+            timings += timed(names, [free] * LEVELS, y0, steps, repeats, seed, ran=shown.update)
     return CoreBenchmark(tuple(timings), tuple(watched), seed, notes)
 
 

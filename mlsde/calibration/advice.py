@@ -10,6 +10,7 @@ import numpy as np
 from mlsde.calibration import recommendation
 from mlsde.calibration.choice import Choice
 from mlsde.calibration.recording import FARTHER, Recording
+from mlsde.showing import Rows
 
 if TYPE_CHECKING:
     from mlsde.calibration.result import Calibration
@@ -119,32 +120,30 @@ def about_the_pilot(recording: Recording) -> list[str]:
     return []
 
 
-def table(calibration: Calibration) -> str:
+def report(calibration: Calibration) -> list[str | Rows]:
     """A calibration as a table."""
     recording = calibration.recording
     flops = recording.flops or (math.nan,) * recording.levels
-    head = f"  {'':12s}{'cost':>11s}{'seconds':>11s}{'FLOPs':>11s}{'V_k':>11s}{'smoothness':>12s}{'alone':>11s}"
-    lines = [
-        f"Calibration: {recording.samples} runs of {recording.steps} steps by {recording.method}, "
-        f"price {recording.price:.4g} ({calibration.cost:.4g} per trajectory of the run); costs {recording.unit}",
-        head,
-    ]
+    cells = [("", "cost", "seconds", "FLOPs", "V_k", "smoothness", "alone")]
     rows = zip(
         recording.names, recording.costs, recording.seconds, flops, recording.variances.mean(axis=0),
         calibration.smoothness, recording.gaps, strict=True,
     )  # fmt: skip
     for name, cost, seconds, count, variance, smooth, gap in rows:
-        cells = (f"{cost:11.4g}{seconds:11.3g}", f"{count:11.3g}" if math.isfinite(count) else f"{'-':>11s}")
-        lines.append(f"  {name[:12]:12s}{cells[0]}{cells[1]}{variance:11.3g}{smooth:12.2f}{gap:11.3g}")
+        counted = f"{count:.3g}" if math.isfinite(count) else "-"
+        cells.append(
+            (name[:12], f"{cost:.4g}", f"{seconds:.3g}", counted, f"{variance:.3g}", f"{smooth:.2f}", f"{gap:.3g}")
+        )
     low, high = calibration.gamma_interval
-    lines.append(
-        f"  gamma {calibration.gamma:.2f} [{low:.2f}, {high:.2f}]; sensitivity {_range(recording.sensitivity)}"
-    )
     n = len(calibration.times) - 1
-    lines.append(
-        f"  error of the step, predicted for {n} steps of the top level: {calibration.predicted_step_error(n):.3g}"
-    )
-    return "\n".join([*lines, *(f"  warning: {warning}" for warning in calibration.warnings)])
+    return [
+        f"Calibration: {recording.samples} runs of {recording.steps} steps by {recording.method}, "
+        f"price {recording.price:.4g} ({calibration.cost:.4g} per trajectory of the run); costs {recording.unit}",
+        Rows(cells, ("12", ">11", ">11", ">11", ">11", ">12", ">11"), gap=""),
+        f"  gamma {calibration.gamma:.2f} [{low:.2f}, {high:.2f}]; sensitivity {_range(recording.sensitivity)}",
+        f"  error of the step, predicted for {n} steps of the top level: {calibration.predicted_step_error(n):.3g}",
+        *(f"  warning: {warning}" for warning in calibration.warnings),
+    ]
 
 
 def _range(values: np.ndarray) -> str:

@@ -15,6 +15,7 @@ from mlsde.calibration.recommendation import Recommendation
 from mlsde.calibration.result import Calibration
 from mlsde.calibration.runs import Runs
 from mlsde.chunks.ranks import Ranks
+from mlsde.log import log
 from mlsde.sde import SDE
 from mlsde.steppers import METHODS
 
@@ -73,7 +74,7 @@ def chosen(
         _refuse_other_span(known, grid[[0, -1]] if t_span is None or not free else checks.time_span(t_span))
         priced = sde.with_drift(sde.drift.priced(known.recording.costs.tolist()))  # whatever noise this run has
         known = known.on_grid(grid, priced)
-        return _warned(known.recommend(budget=budget, tol=tol, steps=fixed, share=share)), 0.0
+        return _told(known.recommend(budget=budget, tol=tol, steps=fixed, share=share)), 0.0
     count = checks.state("y0", y0).shape[0] if trajectories is None else trajectories
     if tol is not None:
         return _for_tolerance(sde, y0, t_span, steps, times, method, tol, fixed, seed, count, share, work)
@@ -102,7 +103,9 @@ def _refuse_other_span(calibration: Calibration, ends: Any) -> None:
         )
 
 
-def _warned(found: Recommendation) -> Recommendation:
+def _told(found: Recommendation) -> Recommendation:
+    words = "chosen: %s; predicted error %.3g at %.6g per trajectory"
+    log.info(words, found.describe(), found.predicted_error, found.predicted_cost)
     for sentence in found.warnings:
         warnings.warn(sentence, UserWarning, stacklevel=4)
     return found
@@ -144,7 +147,7 @@ def _for_price(
     count = fixed if fixed is not None else max(1, math.ceil(price / top))
     grid: dict[str, Any] = {"steps": count} if times is None else {"times": times}
     if measure.size(SHARE * price * trajectories / each) is None or len(priced.drift) == 1:
-        return _warned(
+        return _told(
             _without_pilot(priced, y0, t_span, grid, method, price, top, budget is not None, trajectories)
         ), 0.0
     known = measure.measured(
@@ -160,8 +163,8 @@ def _for_price(
         trajectories=trajectories,
     )
     if budget is None:
-        return _warned(known.recommend(steps=fixed, share=share)), known.cost
-    return _warned(known.recommend(budget=price - known.cost, steps=fixed, share=share)), known.cost
+        return _told(known.recommend(steps=fixed, share=share)), known.cost
+    return _told(known.recommend(budget=price - known.cost, steps=fixed, share=share)), known.cost
 
 
 def _without_pilot(
@@ -238,4 +241,4 @@ def _for_tolerance(
         allowed = SHARE * found.predicted_cost * trajectories
         if after is None or spent * trajectories + after * samples * each > allowed:
             break
-    return _warned(found), spent
+    return _told(found), spent

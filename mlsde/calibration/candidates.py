@@ -11,6 +11,7 @@ import numpy as np
 
 from mlsde.calibration.model import RULES, Curve, Model, spacing_factor
 from mlsde.multilevel import MEMORY
+from mlsde.showing import as_call
 from mlsde.theory.allocation import evaluation_probabilities
 
 SWITCHES = tuple(i / 16 for i in range(1, 16))
@@ -56,6 +57,8 @@ class Candidate:
     rule: tuple[str, str] | None = None
     share: float | None = None
     table: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    __repr__ = as_call
 
 
 def plain(model: Model, budget: float, steps: int | None = None) -> list[Candidate]:

@@ -12,6 +12,7 @@ from mlsde.calibration import candidates, replay
 from mlsde.calibration.candidates import Candidate
 from mlsde.calibration.model import Model, by_chance
 from mlsde.multilevel import MEMORY
+from mlsde.showing import as_call
 
 _LOOKED_AT = 8
 """Multilevel candidates whose probabilities are given a shape in time and replayed."""
@@ -35,6 +36,8 @@ class Choice:
 
     best: Candidate
     rivals: tuple[Candidate, ...]
+
+    __repr__ = as_call
 
 
 def for_budget(model: Model, budget: float, steps: int | None = None, *, closely: bool = True) -> Choice | None:

@@ -64,8 +64,7 @@ def draw_frontier(calibration: Calibration, budgets: Any, ax: Axes) -> Axes:
     for colour, (name, errors) in zip(COLOURS, calibration.frontier(prices).items(), strict=False):
         known = np.isfinite(errors)
         ax.plot(prices[known], np.array(errors)[known], "o-", ms=3, color=colour, label=names[name])
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    drawing.log_scales(ax)
     unit = {"seconds": "seconds", "flops": "FLOPs"}.get(calibration.recording.unit, "units of costs")
     return drawing.dressed(ax, f"cost per trajectory, in {unit}", "predicted root mean square error")
 

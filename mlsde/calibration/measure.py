@@ -25,6 +25,7 @@ from mlsde.chunks.ranks import ranks
 from mlsde.chunks.store import Piece
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.integrate import Run
+from mlsde.log import log
 from mlsde.sde import SDE
 from mlsde.steppers import METHODS
 
@@ -150,6 +151,7 @@ def measured(
     )  # fmt: skip
     if runs.work.count > 1:  # numbers were added up on each process, and these may be of different kinds
         recording = Recording.from_bytes(runs.work.broadcast(recording.to_bytes()))
+    log.info("pilot: %d runs of %d steps for %.4g in all", recording.samples, recording.steps, recording.price)
     warnings += advice.about_the_ladder(recording) + advice.about_the_pilot(recording)
     return Calibration(priced, grid, recording, count, tuple(warnings))
 

@@ -109,6 +109,9 @@ class Model:
         self._curves: dict[tuple[str, str], Curve] = {}
         self._parts: dict[tuple[int, ...], np.ndarray] = {}
 
+    def __repr__(self) -> str:
+        return f"Model({self.recording!r})"
+
     def part(self, levels: tuple[int, ...]) -> np.ndarray:
         """Responses of a sub-ladder's differences, shape ``(P, k, N, N)``; made once."""
         if levels not in self._parts:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, Unpack
 
 import numpy as np
 from torch import Tensor
 
+from mlsde.brownian import Brownian
 from mlsde.calibration.candidates import Candidate
 from mlsde.calibration.shaped import Shaped
-from mlsde.integrate import solve
+from mlsde.integrate import Callback, solve
 from mlsde.multilevel import Multilevel
 from mlsde.plan import multilevel_plan
 from mlsde.sde import SDE
+from mlsde.showing import as_html, as_text
 from mlsde.solution import Solution
 from mlsde.steppers import METHODS
+
+
+class Options(TypedDict, total=False):
+    """What :func:`mlsde.solve` is still free in once a run is recommended."""
+
+    seed: int | Sequence[int]
+    brownian: Brownian | None
+    save_at: Sequence[float] | np.ndarray | Tensor | str | None
+    callback: Callback | None
+    progress: bool
+    gradients: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +49,14 @@ class Recommendation:
         why: the choice explained in two sentences.
         rivals: the best of the other kinds at the same price, each in words with its predicted error.
         warnings: what is wrong with the ladder or the wish, a sentence each.
+
+    Example:
+        >>> import mlsde, torch
+        >>> drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
+        >>> calibration = mlsde.calibrate(mlsde.SDE(drift, 0.5), torch.zeros(1000, 1), (0, 1), steps=100)
+        >>> advice = calibration.recommend(budget=500.0)
+        >>> advice.kind, advice.solve(torch.zeros(10, 1), seed=1).success
+        ('multilevel', True)
     """
 
     sde: SDE
@@ -56,12 +77,15 @@ class Recommendation:
         """Number of steps."""
         return len(self.times) - 1
 
-    def solve(self, y0: Tensor, **options: Any) -> Solution:
+    def solve(self, y0: Tensor, **options: Unpack[Options]) -> Solution:
         """Run it: :func:`mlsde.solve` with this equation, grid, stepper and rule.
 
         Args:
             y0: initial state, shape ``(samples, ...)``.
             **options: ``seed``, ``brownian``, ``save_at``, ``callback``, ``progress`` and ``gradients`` as there.
+
+        Returns:
+            The solution; without the pilot's price in it.
 
         Raises:
             TypeError, ValueError: as there.
@@ -88,10 +112,13 @@ class Recommendation:
             return f"levels {levels} stitched in time, {self.steps} steps"
         return f"level {levels} alone, {self.steps} steps"
 
-    def __repr__(self) -> str:
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str]:
         lines = [f"Recommendation: {self.describe()}", f"  {self.why}"]
         lines.append(f"  predicted: error {self.predicted_error:.3g}, cost per trajectory {self.predicted_cost:g}")
-        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
+        return [*lines, *(f"  warning: {warning}" for warning in self.warnings)]
 
 
 def stitching(pair: tuple[int, int], share: float, times: np.ndarray) -> Callable[[float], int]:

@@ -101,6 +101,9 @@ class Recording:
     trials: tuple[float, ...]
     names: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"Recording({self.samples} runs of {self.steps} steps, {self.levels} levels)"
+
     @property
     def steps(self) -> int:
         """Number of steps ``N`` of the pilot."""

@@ -19,13 +19,14 @@ from mlsde.calibration.recommendation import Recommendation
 from mlsde.calibration.recording import LAGS, Recording
 from mlsde.multilevel import SHARES
 from mlsde.sde import SDE
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.variances import LevelVariances
 
 _MOST_STEPS = 20_000
 """Of the top level: what a tolerance may cost before it is out of reach."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """What a pilot measured; made by :func:`mlsde.calibrate`.
 
@@ -37,6 +38,13 @@ class Calibration:
         recording: the measurements themselves.
         trajectories: of the run to come.
         warnings: what is wrong with the ladder or the pilot, a sentence each.
+
+    Example:
+        >>> import mlsde, torch
+        >>> drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
+        >>> calibration = mlsde.calibrate(mlsde.SDE(drift, 0.5), torch.zeros(1000, 1), (0, 1), steps=100)
+        >>> calibration.variances.values.shape[1], calibration.recommend(budget=500.0).kind
+        (2, 'multilevel')
     """
 
     sde: SDE
@@ -247,8 +255,11 @@ class Calibration:
 
         return save_calibration(self, file, budget)
 
-    def __repr__(self) -> str:
-        return advice.table(self)
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
+        return advice.report(self)
 
 
 def _root(one: Candidate) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -10,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from mlsde.chunks.ranks import Ranks, apart, portable, sentence
 from mlsde.chunks.store import Kept, Store
-
-log = logging.getLogger("mlsde")
+from mlsde.log import log
+from mlsde.progress import bar
 
 K = TypeVar("K", int, str)
 P = TypeVar("P", bound=Kept)
@@ -90,13 +89,15 @@ def share(
     there = ranks.first(lambda: {key: piece.note for key in order if (piece := store.get(key))})
     mine = [key for key in order if key not in there][ranks.rank :: ranks.count]
     done = _Share[K]()
-    with _bar(len(mine), progress and ranks.rank == 0) as bar:
+    if there and ranks.rank == 0:
+        log.info("%d of %d chunks were there, %d are computed", len(there), len(order), len(order) - len(there))
+    with bar(total=len(mine), unit="chunks") if progress and ranks.rank == 0 else nullcontext() as shown:
         for key in mine:
             if len(done.errors) >= most_failures or done.unkept is not None:
                 break
             _compute(key, compute, store, done)
-            if bar is not None:
-                bar.update()
+            if shown is not None:
+                shown.update()
     ranks.agree(done.unkept)
     untried = [key for key in mine if key not in done.notes and key not in done.errors]
     failure = None if ranks.count == 1 or done.failure is None else portable(done.failure)
@@ -138,14 +139,6 @@ def _as_bytes(done: _Share[K], store: Store[P], ranks: Ranks) -> dict[K, bytes]:
     if ranks.count == 1 or store.folder is not None:
         return {}
     return {key: store.held[key].to_bytes({}) for key in done.notes}
-
-
-def _bar(total: int, shown: bool) -> Any:
-    if not shown:
-        return nullcontext()
-    from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
-
-    return tqdm(total=total, unit="chunks")
 
 
 def numbers_of(pieces: Sequence[int]) -> str:

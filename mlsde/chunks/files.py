@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mlsde.log import log
+
 Result = dict[str, Any]
 
 _MANIFEST = "manifest.json"
@@ -65,6 +67,7 @@ def claim(folder: Path, manifest: Result) -> None:
     if differs:
         what = "; ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in differs)
         raise ValueError(f"folder={str(folder)!r} holds another computation ({what}); choose another folder.")
+    log.info("going on in %s", folder)
 
 
 def _read(path: Path, folder: Path) -> Result | None:

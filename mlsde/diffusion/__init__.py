@@ -1,5 +1,11 @@
 """Diffusion processes, their denoisers as ladders, and the samplers that people run.
 
+>>> from mlsde.diffusion import Denoiser, RectifiedFlow, denoiser_ladder
+>>> process, small, large = RectifiedFlow(), lambda x, t: 0.5 * x, lambda x, t: 0.4 * x
+>>> ladder = denoiser_ladder([Denoiser(small, "flow"), Denoiser(large, "flow")], process=process, costs=[1.0, 10.0])
+>>> process.reverse(ladder)
+SDE(DriftHierarchy(2 levels, costs: 1, 10), additive noise, ito, linear part)
+
 What needs the diffusers library is loaded when it is asked for.
 """
 

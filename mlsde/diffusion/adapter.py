@@ -64,6 +64,12 @@ class MultilevelDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         TypeError, ValueError: naming the argument; at construction as far as it can be known there.
 
     Source: the Multilevel Euler-Maruyama method, arXiv 2603.24594, in the space of the network's output.
+
+    Example:
+        >>> from mlsde import Constant
+        >>> small, large = lambda x, t: 0.5 * x, lambda x, t: 0.4 * x
+        >>> MultilevelDenoiser([small, large], multilevel=Multilevel(Constant([1.0, 0.5])), steps=10)
+        MultilevelDenoiser(2 levels: function, function; systematic hold, Constant(values=[1, 0.5]), steps=10, seed=0)
     """
 
     config_name = _PAGE

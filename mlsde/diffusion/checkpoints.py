@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mlsde.log import log
+
 if TYPE_CHECKING:
     from mlsde.diffusion.training import Training
 
@@ -115,6 +117,7 @@ def restore(training: Training, folder: Path, about: dict[str, Any]) -> None:
     _same_nets(training, file, tensors)
     training.step, training.history = step, history
     _restore_tensors(training, tensors)
+    log.info("going on at step %d of %d in %s", step, training.settings.steps, folder)
 
 
 def _read(file: Path, device: str) -> tuple[dict[str, str], dict[str, Tensor]]:

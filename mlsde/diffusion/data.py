@@ -118,9 +118,16 @@ def load_images(source: str | Path, *, size: int | None = None, held_out: float 
         held_out: part that is never trained on, unless the source itself has one.
         seed: of the split.
 
+    Returns:
+        The images, split.
+
     Raises:
         FileNotFoundError: if there is no such file or folder.
         ValueError: for a folder without images, a damaged file, or shapes that are not images, naming it.
+
+    Example:
+        >>> load_images("digits")
+        Images(digits: 1617 to train on, 180 held out, 1 x 8 x 8)
     """
     if not 0 < checks.finite_number("held_out", held_out) < 1:
         raise ValueError(f"held_out must be a part between 0 and 1, got {held_out}.")

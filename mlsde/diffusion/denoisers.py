@@ -291,6 +291,9 @@ def guided(
         conditional: conditioning of one half, as of :class:`Denoiser`.
         unconditional: that of the other, under the same names.
 
+    Returns:
+        The guided denoiser.
+
     Raises:
         TypeError, ValueError: if they are no dictionaries, or if their names or kinds differ.
 
@@ -393,6 +396,9 @@ def denoiser_ladder(
         costs: price of one evaluation of each for one sample, such as :func:`flops`.
         names: of the levels.
         differences: whether each network above the first predicts what is to be added to the level below.
+
+    Returns:
+        The ladder.
 
     Raises:
         TypeError, ValueError: naming the argument, also for networks whose channels differ.

@@ -18,6 +18,7 @@ from mlsde import checks, extras
 from mlsde.diffusion.mixture import GaussianMixture
 from mlsde.diffusion.variance_preserving import VariancePreserving
 from mlsde.hierarchy import DriftHierarchy
+from mlsde.showing import as_call
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class DigitsLadder:
     mean: Tensor
     basis: Tensor
 
+    __repr__ = as_call
+
     def images(self, states: Tensor) -> Tensor:
         """Turn states ``(samples, 64)`` into pixels ``(samples, 8, 8)``."""
         return (self.mean + states @ self.basis).view(-1, 8, 8)
@@ -52,6 +55,9 @@ def digits_ladder(
         smoothing: standard deviation of the smoothing in units of the data's own, along each principal direction.
         pixel_noise: standard deviation of what is added in every direction, pixels spanning [-1, 1].
         seed: seed of k-means.
+
+    Returns:
+        The ladder, its process, and what turns states into images.
 
     Raises:
         ValueError: for numbers of clusters that do not increase, or deviations that are not above zero.

@@ -18,6 +18,7 @@ from torch import nn
 
 from mlsde import checks, extras
 from mlsde.chunks import write_atomically
+from mlsde.showing import as_call
 
 SHIPPED = Path(__file__).parent / "weights"
 """Where the ladders that come with the package are."""
@@ -54,6 +55,8 @@ class About:
     held_out: tuple[float, ...] = ()
     tuned: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
+
+    __repr__ = as_call
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,9 @@ def save_ladder(ladder: TrainedLadder, folder: str | Path) -> Path:
         ladder: its nets have diffusers' ``save_pretrained``.
         folder: made if it is not there; a ladder in it is replaced.
 
+    Returns:
+        The folder.
+
     Raises:
         ValueError: if a level has weights that half precision cannot hold, or NaN.
     """
@@ -146,9 +152,16 @@ def load_ladder(name: str | Path, *, device: str | torch.device = "cpu") -> Trai
             is meant by ``"./digits"``.
         device: where to put it.
 
+    Returns:
+        The ladder.
+
     Raises:
         FileNotFoundError: if there is no such ladder.
         ValueError: for damaged or missing weights, or weights in another format than safetensors, naming the file.
+
+    Example:
+        >>> len(load_ladder("digits"))
+        3
     """
     device = known_device(device)
     shipped = sorted(page.parent.name for page in SHIPPED.glob(f"*/{_PAGE}"))

@@ -150,6 +150,9 @@ def affine_in_output(
         theta: beyond [0, 1], as the weights of a multilevel estimate are.
         seed: of states and outputs, standard normal.
 
+    Returns:
+        A :class:`Linearity`: by how much the last run misses the combination, and what the scheduler keeps.
+
     Raises:
         TypeError, ValueError: naming the argument.
     """

@@ -23,6 +23,11 @@ class GaussianMixture:
 
     Raises:
         ValueError: if the shapes do not fit, or a variance or weight is not above zero.
+
+    Example:
+        >>> from mlsde.diffusion import VariancePreserving
+        >>> GaussianMixture(torch.zeros(3, 2), torch.ones(2), process=VariancePreserving())
+        GaussianMixture(3 components in 2 dimensions)
     """
 
     def __init__(self, centres: Tensor, variances: Tensor, weights: Tensor | None = None, *, process: Process) -> None:

@@ -148,8 +148,15 @@ def unet_ladder(
         classes: number of class labels; ``None`` for none.
         seed: of the initial weights.
 
+    Returns:
+        The nets.
+
     Raises:
         ValueError: if the sizes do not fit the images, or a level takes no more arithmetic than the one before.
+
+    Example:
+        >>> [net.config.patch for net in unet_ladder(sample_size=16)]
+        [4, 4, 2]
     """
     checks.positive_integer("sample_size", sample_size)
     checks.positive_integer("channels", channels)

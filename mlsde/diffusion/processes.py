@@ -383,6 +383,11 @@ class RectifiedFlow(Process):
 
     Args:
         margin: how far ``inner_span`` stays away from both ends.
+
+    Example:
+        >>> flow = RectifiedFlow()
+        >>> flow.alpha(0.25), flow.sigma(0.25)
+        (0.75, 0.25)
     """
 
     margin: float = 1e-3

@@ -73,6 +73,9 @@ def train_ladder(
         about: machine and date, to be kept with the ladder.
         settings: all others, of :class:`mlsde.diffusion.training.Settings`.
 
+    Returns:
+        The ladder, whether it is done, and where the picture is; see :class:`Trained`.
+
     Raises:
         ValueError, TypeError, FileNotFoundError: naming the argument, before the first step.
         FloatingPointError: if a level diverges.

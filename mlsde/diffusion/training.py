@@ -28,6 +28,8 @@ from mlsde import checks, randomness
 from mlsde.diffusion import checkpoints
 from mlsde.diffusion.data import Images, as_floats
 from mlsde.diffusion.ladders import known_device
+from mlsde.progress import bar
+from mlsde.showing import as_call
 
 PREDICTIONS = ("noise", "clean", "v")
 WEIGHTINGS = ("min-snr", "uniform")
@@ -61,6 +63,8 @@ class Times:
     alpha: Tensor
     sigma: Tensor
     told: Tensor
+
+    __repr__ = as_call
 
     @classmethod
     def of(cls, process: Noising, times: Sequence[float], told: Sequence[float]) -> Times:
@@ -145,6 +149,8 @@ class Settings:
     precision: str = "float32"
     evaluate_every: int = 250
     seed: int = 0
+
+    __repr__ = as_call
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "evaluate_every"):
@@ -255,7 +261,7 @@ class Training:
         if not checks.number("most_seconds", most_seconds) > 0:
             raise ValueError(f"most_seconds must be above zero, got {most_seconds}.")
         begin = saved = time.monotonic()
-        with self._bar() if progress else nullcontext() as bar:
+        with bar(total=self.settings.steps, initial=self.step, unit="steps") if progress else nullcontext() as shown:
             while self.step < self.settings.steps:
                 losses = self._one_step()
                 self.step += 1
@@ -265,8 +271,8 @@ class Training:
                 if now - saved > 60 or now - begin > most_seconds:
                     self.save()
                     saved = time.monotonic()
-                if bar is not None:
-                    bar.update(1)
+                if shown is not None:
+                    shown.update(1)
                 if now - begin > most_seconds:
                     return self.step == self.settings.steps
         self.save()
@@ -276,11 +282,6 @@ class Training:
         """Write the checkpoint, whole or not at all."""
         if self.folder is not None:
             checkpoints.write(self, self.folder, self.about)
-
-    def _bar(self) -> Any:
-        from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
-
-        return tqdm(total=self.settings.steps, initial=self.step, unit="steps")
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Clean images, indices of times (evenly spread) and noise of a step."""

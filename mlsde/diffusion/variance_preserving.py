@@ -88,6 +88,10 @@ class VariancePreserving(_Decaying):
     Args:
         beta_min: ``beta(0)``.
         beta_max: ``beta(1)``.
+
+    Example:
+        >>> round(VariancePreserving().alpha(1.0), 6)
+        0.006572
     """
 
     beta_min: float = 0.1

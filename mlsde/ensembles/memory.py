@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import gc
-import logging
 
 import torch
 from torch import Tensor
 
 from mlsde.hierarchy import Level
+from mlsde.log import log
 from mlsde.sde import SDE
-
-log = logging.getLogger("mlsde")
 
 
 class InParts:

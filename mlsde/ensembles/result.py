@@ -13,6 +13,7 @@ from torch import Tensor
 from mlsde.chunks.store import Piece, Store
 from mlsde.ensembles.starts import Starts
 from mlsde.ensembles.statistics import Estimates, Statistics
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import Solution
 
 
@@ -69,6 +70,12 @@ class Ensemble:
         store: where the chunks are kept.
         finished: numbers of the chunks that are there.
         keeps_states: whether states were kept.
+
+    Example:
+        >>> import mlsde
+        >>> found = mlsde.ensemble(mlsde.SDE(lambda t, y: -y, diffusion=1.0), torch.zeros(1, 1), 1000, (0, 1), steps=50)
+        >>> found.done, found.y1.shape, len(found.failures)
+        (1000, torch.Size([1000, 1]), 0)
     """
 
     n: int
@@ -137,7 +144,10 @@ class Ensemble:
             raise ValueError("this ensemble kept statistics and no states; leave keep= out to have them.")
         return self.store.pieces(self.finished)
 
-    def __repr__(self) -> str:
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
         head = f"Ensemble: {self.done} of {self.n} trajectories in chunks of {self.chunk}, {len(self.ts)} saved times"
         lines = [head, f"  seed {self.seed}; {self.computed} chunks computed, {self.found} found"]
         counts = ", ".join(f"{name} {count:g}" for name, count in zip(self.names, self.evaluations, strict=True))
@@ -148,7 +158,7 @@ class Ensemble:
         if self.chosen is not None:
             lines.append(f"  chosen: {self.chosen}; pilot {self.pilot_cost:.4g} per trajectory")
         lines += [f"  chunk {one.chunk} failed (seed {one.seed}): {one.message}" for one in self.failures]
-        return "\n".join([*lines, *([] if self.statistics is None else [repr(self.statistics)])])
+        return [*lines, *([] if self.statistics is None else self.statistics._report())]
 
 
 class EnsembleError(RuntimeError):

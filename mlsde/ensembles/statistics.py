@@ -15,6 +15,7 @@ from torch import Tensor
 from mlsde import checks
 from mlsde.chunks.store import Piece
 from mlsde.ensembles.quantiles import Quantiles, Summary
+from mlsde.showing import Rows, as_call, as_html, as_text
 
 Functional = Callable[[Tensor], Tensor]
 
@@ -43,6 +44,8 @@ class Statistics:
     quantiles: tuple[float, ...] = ()
     functionals: Mapping[str, Functional] = field(default_factory=dict)
     points: int = 1000
+
+    __repr__ = as_call
 
     def __post_init__(self) -> None:
         levels = checks.as_float64("quantiles", self.quantiles)
@@ -154,16 +157,18 @@ class Estimates:
     rank_error: float
     functionals: dict[str, tuple[Tensor, Tensor]]
 
-    def __repr__(self) -> str:
-        rows = [f"statistics of {self.count} trajectories, at the last saved time (means over components):"]
-        rows.append(f"  mean {_range(self.mean[-1], self.mean_error[-1])}")
-        rows.append(f"  variance {_range(self.variance[-1], self.variance_error[-1])}")
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
+        cells = [("mean", _range(self.mean[-1], self.mean_error[-1]))]
+        cells.append(("variance", _range(self.variance[-1], self.variance_error[-1])))
         if self.quantiles is not None and self.quantile_errors is not None:
             for i, level in enumerate(self.levels):
-                rows.append(f"  {level:g}-quantile {_range(self.quantiles[i, -1], self.quantile_errors[i, -1])}")
-        for name, (value, error) in self.functionals.items():
-            rows.append(f"  {name} {_range(value, error)}")
-        return "\n".join(rows)
+                cells.append((f"{level:g}-quantile", _range(self.quantiles[i, -1], self.quantile_errors[i, -1])))
+        cells += [(name, _range(value, error)) for name, (value, error) in self.functionals.items()]
+        head = f"statistics of {self.count} trajectories, at the last saved time (means over components):"
+        return [head, Rows(cells, ("", ""), gap=" ", head=False)]
 
 
 def _range(value: Tensor, error: Tensor) -> str:

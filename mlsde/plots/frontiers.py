@@ -99,6 +99,5 @@ def _numbers(costs: Any, errors: Any, label: str | None, ax: Axes | None) -> Axe
 
 
 def _dressed(ax: Axes, error: str) -> Axes:
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    drawing.log_scales(ax)
     return drawing.dressed(ax, drawing.PER_TRAJECTORY, error)

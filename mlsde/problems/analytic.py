@@ -22,6 +22,7 @@ from mlsde.brownian import Brownian, BrownianPath
 from mlsde.integrate import solve
 from mlsde.problems.ladder import LadderProblem, perturbed, scattered_start
 from mlsde.sde import CALCULI, SDE
+from mlsde.showing import as_call
 
 Exact = Callable[[float | Tensor, Tensor, Tensor], Tensor]
 Moment = Callable[[float], Tensor]
@@ -49,6 +50,8 @@ class Problem:
     exact: Exact | None = None
     mean: Moment | None = None
     second_moment: Moment | None = None
+
+    __repr__ = as_call
 
     def __post_init__(self) -> None:
         start = checks.as_float64("y0", self.y0)

@@ -18,6 +18,7 @@ from mlsde import checks
 from mlsde.brownian import Brownian
 from mlsde.hierarchy import DriftHierarchy, Level
 from mlsde.sde import SDE
+from mlsde.showing import as_call
 
 Start = Callable[[int, int], Tensor]
 Reference = Callable[[Tensor, Brownian | None], Tensor]
@@ -62,6 +63,8 @@ class LadderProblem:
     t_span: tuple[float, float] = (0.0, 1.0)
     reference: Reference | None = None
     gamma: float | None = None
+
+    __repr__ = as_call
 
     def __post_init__(self) -> None:
         if not isinstance(self.sde, SDE):
@@ -150,8 +153,15 @@ def perturbed(
         features: number of cosines of each level, of level 1 if the work is real.
         seed: of the random frequencies.
 
+    Returns:
+        The ladder.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> perturbed(lambda t, y: -y, 2, gamma=3.0, levels=3)
+        DriftHierarchy(3 levels, costs: 1, 8, 64)
     """
     checks.callable_as("base", "f(t, y)", base)
     d, count = checks.positive_integer("dimension", dimension), checks.positive_integer("levels", levels)

@@ -24,6 +24,7 @@ from torch import Tensor
 from mlsde import checks, theory
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.sde import SDE
+from mlsde.showing import as_call
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,8 @@ class LinearProblem:
     matrices: Tensor
     offsets: Tensor
     noise: Tensor | None = None
+
+    __repr__ = as_call
 
     def __post_init__(self) -> None:
         shape = tuple(self.matrices.shape) if isinstance(self.matrices, Tensor) else ()
@@ -76,6 +79,8 @@ class Moments:
     mean: Tensor
     second: Tensor
     squared_error: Tensor
+
+    __repr__ = as_call
 
 
 def ornstein_uhlenbeck(rates: Sequence[float], sigma: float, means: Sequence[float] | None = None) -> LinearProblem:

@@ -21,6 +21,7 @@ from mlsde.hierarchy import DriftHierarchy, Level
 from mlsde.integrate import solve
 from mlsde.problems.ladder import LadderProblem, Start, checked
 from mlsde.sde import SDE
+from mlsde.showing import as_call
 
 ASSIGNMENTS = ("cell", "mean")
 SMOOTHNESS = (0.5, 1.5, 2.5)
@@ -42,6 +43,8 @@ class FineRun:
     sde: SDE
     t_span: tuple[float, float]
     steps: int
+
+    __repr__ = as_call
 
     def __call__(self, y0: Tensor, path: Brownian | None) -> Tensor:
         """Return the solution at ``t1``, shape of ``y0``."""

@@ -32,6 +32,7 @@ from mlsde.multilevel import Multilevel
 from mlsde.problems.kinds import kinds
 from mlsde.problems.ladder import LadderProblem
 from mlsde.sde import NoiseTerm
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.study.hindsight import fine_run, prices
 from mlsde.study.redrawing import redrawn_run
 
@@ -132,25 +133,29 @@ class AdaptivityStudy:
             }
         return found
 
-    def __repr__(self) -> str:
-        lines = [
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
+        formats = ["15", ">7", ">9", ">9", *[">27"] * len(WAYS), ">8"]
+        head = ["problem", "budget", "step", "coins", *WAYS, "apart"]
+        return [
             "error of the pilot's plan over that of another at the same budget: of the coins alone, and of all "
             "(95 % interval)",
             "apart: by how much redrawing changed the probabilities of one level more than those of another",
             f"budget in evaluations of the top level; {len(self.cells)} cells with coins, {len(self.plain)} without",
             "",
-            f"{'problem':15s}{'budget':>7s}{'step':>9s}{'coins':>9s}"
-            + "".join(f"  {way:>25s}" for way in WAYS)
-            + f"{'apart':>8s}",
-        ]
-        lines += [_row(cell) for cell in self.cells] + [""]
-        for way, row in self.summary().items():
-            lines.append(
+            Rows([head, *map(_row, self.cells)], formats, gap="", indent=""),
+            "",
+            *(
                 f"{way}: on average {row['coins']:.2f} of the coins, {row['total']:.2f} of all; of all at least "
                 f"{GAIN:g} in {row['better']:.0%} of the cells, at most 1/{GAIN:g} in {row['worse']:.0%}"
-            )
-        lines += ["", *(f"{cell.problem} at {cell.evaluations:g}: {cell.chosen}" for cell in self.cells)]
-        return "\n".join([*lines, *(f"{name} at {budget:g}: {what}" for name, budget, what in self.plain)])
+                for way, row in self.summary().items()
+            ),
+            "",
+            *(f"{cell.problem} at {cell.evaluations:g}: {cell.chosen}" for cell in self.cells),
+            *(f"{name} at {budget:g}: {what}" for name, budget, what in self.plain),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -458,13 +463,13 @@ def _ratio(mine: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
     return float(np.sqrt(mine.mean() / other.mean())), float(low), float(high)
 
 
-def _row(cell: Cell) -> str:
-    start = f"{cell.problem:15s}{cell.evaluations:7g}{cell.step_error:9.2g}{cell.coins_error:9.2g}"
+def _row(cell: Cell) -> list[str]:
     parts = []
     for way in WAYS:
         coins, (total, low, high) = cell.gains[way].coins[0], cell.gains[way].total
         parts.append(f"{coins:.2f}, {total:.2f} [{low:.2f}, {high:.2f}]")
-    return start + "".join(f"  {part:>25s}" for part in parts) + f"{cell.apart:8.2f}"
+    errors = f"{cell.step_error:.2g}", f"{cell.coins_error:.2g}"
+    return [cell.problem, f"{cell.evaluations:g}", *errors, *parts, f"{cell.apart:.2f}"]
 
 
 def _geometric(values: list[float]) -> float:

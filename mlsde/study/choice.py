@@ -21,6 +21,8 @@ from mlsde.chunks.results import Results, share_results
 from mlsde.problems import ladder
 from mlsde.problems.kinds import kinds
 from mlsde.problems.ladder import LadderProblem
+from mlsde.progress import bar
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import NonFiniteError
 from mlsde.study.hindsight import Best, Hindsight, error_of, fine_batch, fingerprint, prices
 from mlsde.study.runners import Spender, Spent
@@ -147,10 +149,13 @@ class Choice:
             "dearest run and pilot over the budget": max(c.charged.most / c.budget for c in self.cells),
         }
 
-    def __repr__(self) -> str:
-        from mlsde.study.choice_report import table  # noqa: PLC0415, which needs the classes of this module
+    __repr__ = as_text
+    _repr_html_ = as_html
 
-        return table(self)
+    def _report(self) -> list[str | Rows]:
+        from mlsde.study.choice_report import report  # noqa: PLC0415, which needs the classes of this module
+
+        return report(self)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON: numbers that are not finite become ``null``."""
@@ -279,15 +284,10 @@ class _Study:
         return Results(folder, {**self.settings, **more, "problem": fingerprint(self.problems[name])}, self.work)
 
     def cells(self, progress: bool) -> Iterator[Cell]:
-        names: Any = self.problems
         progress = progress and self.work.rank == 0
-        tasks = [partial(self._share_of, name) for name in names]
+        tasks = [partial(self._share_of, name) for name in self.problems]
         share_results(tasks, list(self._kept.values()), self.work, progress=progress)
-        if progress:
-            from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
-
-            names = tqdm(names, unit="problems")
-        for name in names:
+        for name in bar(self.problems, unit="problems") if progress else self.problems:
             yield from self._cells_of(name, self.problems[name])
 
     def _share_of(self, name: str) -> None:

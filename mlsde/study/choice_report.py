@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlsde.drawing import COLOURS, MARKERS, canvas, dressed, save
+from mlsde.showing import Rows
 
 if TYPE_CHECKING:
     from mlsde.study.choice import Cell, Choice
@@ -18,23 +19,25 @@ _COLUMNS = ("problem", "budget", "best plain", "auto", "ratio", "reused", "ratio
 _FACTORS = ("error x", "cost x")
 
 
-def table(study: Choice) -> str:
-    """A study of choices as text: a row for each cell, what was chosen, and the summary."""
+def report(study: Choice) -> list[str | Rows]:
+    """A study of choices: a row for each cell, what was chosen, and the summary."""
     names = [study.settings[name] for name in ("trajectories", "seeds")]
-    lines = [
+    return [
         "errors at equal cost; budget in evaluations of the top level per trajectory; "
         f"{names[0]} trajectories, {names[1]} seeds of the coins",
         "auto pays for its pilot, reused has it for nothing; factors: foreseen over true, of auto",
         "",
-        _row([*_COLUMNS, *_FACTORS]),
-        *(_row(_cells_of(cell)) for cell in study.cells),
+        _rows([[*_COLUMNS, *_FACTORS], *(_cells_of(cell) for cell in study.cells)]),
         "",
         *(f"{name}: {_words(value)}" for name, value in study.summary().items()),
         "",
         "cells beyond a goal, what was chosen there and what was best",
         *(line for cell in _missed(study) for line in _why(cell)),
     ]
-    return "\n".join(lines)
+
+
+def _rows(cells: list[list[str]]) -> Rows:
+    return Rows(cells, ["15", *[">11"] * (len(cells[0]) - 1)], gap="", indent="")
 
 
 def _cells_of(cell: Cell) -> list[str]:
@@ -62,22 +65,20 @@ def _why(cell: Cell) -> list[str]:
     ]
 
 
-def tolerance_table(study: Tolerances) -> str:
-    """A study of tolerances as text: the summary, then the problems that miss, then all of them."""
-    lines = [
+def tolerance_report(study: Tolerances) -> list[str | Rows]:
+    """A study of tolerances: the summary, then the problems that miss, then all of them."""
+    cells = [["tol / error", "tol", "error", "foreseen", "cost", "problem"]]
+    for row in sorted(study.rows, key=lambda row: row.margin):
+        numbers = map(_number, (row.tol, row.error, row.predicted_error, row.cost))
+        cells.append([f"{row.margin:.2f}", *numbers, f"  {row.name}: {row.chosen}"])
+    return [
         f"root mean square errors against tolerances; {study.settings['count']} problems "
         f"of {study.settings['trajectories']} trajectories",
         "",
         *(f"{name}: {_words(value)}" for name, value in study.summary().items()),
         "",
-        _row(["tol / error", "tol", "error", "foreseen", "cost", "problem"]),
-        *(
-            _row([f"{row.margin:.2f}", *map(_number, (row.tol, row.error, row.predicted_error, row.cost))])
-            + f"{row.name}: {row.chosen}"
-            for row in sorted(study.rows, key=lambda row: row.margin)
-        ),
+        _rows(cells),
     ]
-    return "\n".join(lines)
 
 
 def finite(value: Any) -> Any:
@@ -127,10 +128,6 @@ def save_tolerances(study: Tolerances, file: str | os.PathLike[str]) -> str:
     ax.set_yscale("log")
     dressed(ax, "tolerance, over the solution's root mean square", "true error, likewise")
     return save(figure, file)
-
-
-def _row(cells: list[str]) -> str:
-    return f"{cells[0]:15s}" + "".join(f"{cell:>11s}" for cell in cells[1:]) + "  "
 
 
 def _number(value: float | None) -> str:

@@ -17,6 +17,7 @@ from mlsde.multilevel import Multilevel
 from mlsde.probabilities import PowerLaw
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import Solution
 from mlsde.study.methods import Method, multilevel
 from mlsde.study.rivals import Way, plain_rivals, way_end
@@ -117,22 +118,24 @@ class Comparison:
         same = f"{best.name} and the best plain way ({other.name}) miss by as much, ratio {value:.2f}"
         return f"{same} [{low:.2f}, {high:.2f}]: here the ladder does not pay."
 
-    def __repr__(self) -> str:
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
         share = self.full_cost / self.budget
-        width = max(36, *(len(row.name) + 2 for row in self.rows))
-        lines = [
-            f"{self.problem}: errors at {share:.3g} times less than the cost of {self.settings['steps']} steps of the "
-            f"top level; {self.settings['seeds']} seeds of {self.settings['samples']} samples",
-            "",
-            f"{'':{width}s}{'cost':>10s}{'of coins':>11s}{'of all':>11s}{'+-':>10s}   {self.rows[0].name} over it",
-            f"{'top level at every step':{width}s}{self.full_cost:10.4g}{'-':>11s}{self.full_error:11.5f}",
-        ]
+        cells = [("", "cost", "of coins", "of all", "+-", f"   {self.rows[0].name} over it")]
+        cells.append(("top level at every step", f"{self.full_cost:.4g}", "-", f"{self.full_error:.5f}", "", ""))
         for row in self.rows:
             coins = "-" if row.coins_error is None else _shown(row.coins_error)
             ratio = "" if row.ratio is None else f"   {row.ratio[0]:.2f} [{row.ratio[1]:.2f}, {row.ratio[2]:.2f}]"
-            numbers = f"{coins:>11s}{_shown(row.error):>11s}{_shown(row.spread):>10s}"
-            lines.append(f"{row.name:{width}s}{row.cost:10.4g}{numbers}{ratio}")
-        return "\n".join(lines)
+            cells.append((row.name, f"{row.cost:.4g}", coins, _shown(row.error), _shown(row.spread), ratio))
+        wide = str(max(36, *(len(row.name) + 2 for row in self.rows)))
+        return [
+            f"{self.problem}: errors at {share:.3g} times less than the cost of {self.settings['steps']} steps of the "
+            f"top level; {self.settings['seeds']} seeds of {self.settings['samples']} samples",
+            "",
+            Rows(cells, (wide, ">10", ">11", ">11", ">10", ""), gap="", indent=""),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -202,8 +205,18 @@ def equal_cost(
         seed: of everything random; comparisons of two seeds have nothing in common.
         reference_steps: of the reference, where the problem has none.
 
+    Returns:
+        A :class:`Comparison`; ``print`` it.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> from mlsde.problems import analytic
+        >>> problem = analytic.linear_ode().ladder(gamma=3.0, levels=4)
+        >>> found = equal_cost(problem, share=8, steps=32, seeds=3, samples=2, reference_steps=100)
+        >>> found.full_cost, found.rows[0].name
+        (16384.0, 'independent impulse')
     """
     ladder.checked(problem)
     chosen = _rules(default_rules() if rules is None else rules)

@@ -20,7 +20,9 @@ from mlsde.chunks.results import Results, share_results
 from mlsde.hierarchy import CountedLevels
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
+from mlsde.progress import bar
 from mlsde.sde import NoiseTerm
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import NonFiniteError
 from mlsde.study import prediction
 from mlsde.study.fits import Exponent, fit
@@ -57,6 +59,13 @@ class Frontier:
     exponent: Exponent
     predicted: tuple[float, ...] | None = None
     predicted_exponent: float | None = None
+
+    def __repr__(self) -> str:
+        low, high = self.exponent.interval
+        prices = ", ".join(f"{cost:.4g}" for cost in self.costs)
+        return (
+            f"Frontier({self.method.name}: costs {prices}; exponent {self.exponent.value:.2f} [{low:.2f}, {high:.2f}])"
+        )
 
     def cost_at(self, error: float) -> float:
         """Price at one of the errors; ``KeyError`` with those there are."""
@@ -101,10 +110,13 @@ class Convergence:
         both = [x / y for x, y in zip(a, b, strict=True) if math.isfinite(x) and math.isfinite(y)]
         return both[-1] if both else math.nan
 
-    def __repr__(self) -> str:
-        from mlsde.study.report import table  # noqa: PLC0415, what is only shown
+    __repr__ = as_text
+    _repr_html_ = as_html
 
-        return table(self)
+    def _report(self) -> list[str | Rows]:
+        from mlsde.study.report import report  # noqa: PLC0415, what is only shown
+
+        return report(self)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON; the same for the same seed unless prices are seconds."""
@@ -120,7 +132,15 @@ class Convergence:
 
 
 def default_methods() -> list[Method]:
-    """Euler-Maruyama of one level, the paper's rule, and the rules whose coins are spread evenly."""
+    """Euler-Maruyama of one level, the paper's rule, and the rules whose coins are spread evenly.
+
+    Returns:
+        The methods.
+
+    Example:
+        >>> [method.name for method in default_methods()]
+        ['one level, Euler-Maruyama', 'independent impulse', 'systematic impulse', 'systematic hold']
+    """
     rules = [("independent", "impulse"), ("systematic", "impulse"), ("systematic", "hold")]
     return [plain(), *(multilevel(*rule) for rule in rules)]
 
@@ -374,12 +394,10 @@ def _bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
     if not shown:
         yield lambda name, tried: None
         return
-    from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
-
-    with tqdm(total=total, unit="errors") as bar:
+    with bar(total=total, unit="errors") as moving:
 
         def advance(name: str, tried: int) -> None:
-            bar.set_postfix_str(f"{name}, {tried} trials")
-            bar.update(1)
+            moving.set_postfix_str(f"{name}, {tried} trials")
+            moving.update(1)
 
         yield advance

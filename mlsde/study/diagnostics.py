@@ -18,6 +18,7 @@ from torch import Tensor
 from mlsde import checks, norms
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.variances import LevelVariances, level_variances
 
 _HEAVY = 100.0
@@ -64,20 +65,22 @@ class Diagnosis:
     measured: LevelVariances
     warnings: tuple[str, ...]
 
-    def __repr__(self) -> str:
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
         low, high = self.gamma_interval
-        head = f"{'level':>6s}{'cost':>11s}{'|mean|':>11s}{'V_k':>11s}{'kurtosis':>10s}{'repeats':>10s}"
-        lines = [f"{self.problem}: differences of the levels along a run", head]
-        for k, row in enumerate(
-            zip(self.costs, self.means, self.variances, self.kurtoses, self.repeats, strict=True), start=1
-        ):
-            cost, mean, variance, kurtosis, again = row
-            lines.append(f"{k:6d}{cost:11.4g}{mean:11.3g}{variance:11.3g}{kurtosis:10.3g}{again:10.1e}")
-        lines.append(
+        cells = [("level", "cost", "|mean|", "V_k", "kurtosis", "repeats")]
+        rows = zip(self.costs, self.means, self.variances, self.kurtoses, self.repeats, strict=True)
+        for k, (cost, mean, variance, kurtosis, again) in enumerate(rows, start=1):
+            cells.append((str(k), f"{cost:.4g}", f"{mean:.3g}", f"{variance:.3g}", f"{kurtosis:.3g}", f"{again:.1e}"))
+        return [
+            f"{self.problem}: differences of the levels along a run",
+            Rows(cells, (">6", ">11", ">11", ">11", ">10", ">10"), gap="", indent=""),
             f"cost ~ 2^({self.cost_exponent:.2f} k), difference ~ 2^({-self.decay_exponent:.2f} k): "
-            f"gamma {self.gamma:.2f} [{low:.2f}, {high:.2f}]"
-        )
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+            f"gamma {self.gamma:.2f} [{low:.2f}, {high:.2f}]",
+            *(f"warning: {warning}" for warning in self.warnings),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -113,6 +116,12 @@ def diagnose(
 
     Raises:
         TypeError, ValueError: for bad input, naming the argument; also if a level is not finite.
+
+    Example:
+        >>> from mlsde.problems import analytic
+        >>> problem = analytic.linear_ode().ladder(gamma=3.0, levels=4)
+        >>> len(diagnose(problem, samples=8, steps=8).variances)
+        4
     """
     ladder.checked(problem)
     if checks.positive_integer("samples", samples) < 2:

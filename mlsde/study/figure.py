@@ -44,6 +44,7 @@ def draw_frontiers(study: Convergence, ax: Axes, *, error_up: bool = False) -> A
     ax.set_title(study.problem, fontsize=9)
     if error_up:
         _room_below(ax, len(ax.get_legend_handles_labels()[0]))
+        drawing.log_scales(ax)
         return dressed(ax, cost, error, loc="lower left")
     ax.invert_xaxis()
     return dressed(ax, error, cost, loc="upper left")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlsde.showing import as_call
 from mlsde.theory import fitted_exponent, local_slopes
 
 _FEWEST = 4
@@ -32,6 +33,8 @@ class Exponent:
     interval: tuple[float, float]
     used: tuple[float, ...]
     verdict: str
+
+    __repr__ = as_call
 
     @property
     def short(self) -> bool:

@@ -30,6 +30,7 @@ from mlsde.hierarchy import DriftHierarchy, Level
 from mlsde.integrate import solve
 from mlsde.problems import analytic
 from mlsde.problems.ladder import LadderProblem
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.study.tolerance import wilson
 
 GAMMAS = (1.5, 2.5, 3.0, 4.0)
@@ -212,18 +213,19 @@ class GammaStudy:
                 return row
         raise KeyError(f"{name!r} is none of {[row.name for row in rows]}.")
 
-    def __repr__(self) -> str:
-        head = f"{'':34s}{'ladders':>8s}{f'within {NEAR:g}':>21s}{'interval covers':>21s}{'miss':>7s}{'width':>7s}"
-        lines = [
-            f"gamma recovered from ladders made for it, intervals of 95 %{'':28s}(medians)",
-            f"{head}{'scatter':>9s}",
-        ]
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
+        cells = [("", "ladders", f"within {NEAR:g}", "interval covers", "miss", "width", "scatter")]
         for row in self.rows():
             near, covered = (f"{a:.3f} [{low:.3f}, {high:.3f}]" for a, low, high in (row.near, row.covered))
-            lines.append(
-                f"{row.name:34s}{row.count:8d}{near:>21s}{covered:>21s}{row.miss:7.2f}{row.width:7.2f}{row.scatter:9.1%}"
-            )
-        return "\n".join(lines)
+            numbers = f"{row.miss:.2f}", f"{row.width:.2f}", f"{row.scatter:.1%}"
+            cells.append((row.name, str(row.count), near, covered, *numbers))
+        return [
+            f"gamma recovered from ladders made for it, intervals of 95 %{'':28s}(medians)",
+            Rows(cells, ("34", ">8", ">21", ">21", ">7", ">7", ">9"), gap="", indent=""),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON, without the single repetitions; numbers that are infinite or NaN become ``None``."""

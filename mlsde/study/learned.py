@@ -29,6 +29,7 @@ from mlsde.probabilities import Optimal, PowerLaw, ProbabilityRule
 from mlsde.problems import linear
 from mlsde.problems.ladder import LadderProblem, scattered_start
 from mlsde.sde import SDE
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.study.prediction import sensitivity
 from mlsde.study.trials import Trials
 from mlsde.variances import level_variances
@@ -94,24 +95,26 @@ class LearnedStudy:
                 return row
         raise KeyError(f"{name!r} is none of {[row.name for row in self.rows]}.")
 
-    def __repr__(self) -> str:
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def _report(self) -> list[str | Rows]:
         s = self.settings
-        lines = [
-            f"{self.problem}: independent impulses at {self.full_cost / self.budget:.3g} times less than the cost of "
-            f"{len(self.times)} steps of the top level; {s['seeds']} seeds of {s['samples']} samples",
-            f"learned from {s['iterations']} iterations of {s['learning_samples']} trajectories",
-            "",
-            f"{'':28s}{'cost':>9s}{'error':>11s}   {'squared, over ' + self.rows[0].name:>42s}"
-            f"{'exact':>11s}{'overhead':>10s}",
-        ]
+        cells = [("", "cost", "error", f"squared, over {self.rows[0].name}", "exact", "overhead")]
         for row in self.rows:
             ratio = f"{row.ratio[0]:.3f} [{row.ratio[1]:.3f}, {row.ratio[2]:.3f}]"
             exact = "-" if row.exact is None else f"{row.exact:.5f}"
             overhead = "-" if row.overhead is None else f"{100 * row.overhead:+.1f} %"
-            lines.append(f"{row.name:28s}{row.cost:9.4g}{row.error:11.5f}   {ratio:>42s}{exact:>11s}{overhead:>10s}")
-        if self.rows[0].exact is not None:
-            lines += ["", "overhead: cost over that of the closed form at the same exact error, less 1"]
-        return "\n".join(lines)
+            cells.append((row.name, f"{row.cost:.4g}", f"{row.error:.5f}", ratio, exact, overhead))
+        words = ["", "overhead: cost over that of the closed form at the same exact error, less 1"]
+        return [
+            f"{self.problem}: independent impulses at {self.full_cost / self.budget:.3g} times less than the cost of "
+            f"{len(self.times)} steps of the top level; {s['seeds']} seeds of {s['samples']} samples",
+            f"learned from {s['iterations']} iterations of {s['learning_samples']} trajectories",
+            "",
+            Rows(cells, ("28", ">9", ">11", ">45", ">11", ">10"), gap="", indent=""),
+            *(words if self.rows[0].exact is not None else []),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON; the tables at 17 of the steps."""

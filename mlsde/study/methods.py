@@ -17,6 +17,7 @@ from mlsde.multilevel import CORRECTIONS, Multilevel
 from mlsde.plan import fixed_plan, multilevel_plan
 from mlsde.probabilities import Constant, PowerLaw
 from mlsde.sde import SDE
+from mlsde.showing import as_call
 from mlsde.steppers import METHODS
 
 SWITCHES = (-0.875, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 0.875)
@@ -56,6 +57,8 @@ class Method:
     price: OwnPrice | None = None
     settings: tuple[float, ...] = ()
 
+    __repr__ = as_call
+
     @property
     def plain(self) -> bool:
         """True if one level is called at every step."""
@@ -77,8 +80,15 @@ def plain(stepper: str = "euler") -> Method:
     Args:
         stepper: ``"euler"``, ``"heun"``, ``"milstein"`` or ``"exponential"``.
 
+    Returns:
+        The method, for :func:`mlsde.study.convergence`.
+
     Raises:
         ValueError: for another stepper.
+
+    Example:
+        >>> plain("heun").name
+        'one level, Heun'
     """
     checks.one_of("stepper", stepper, tuple(METHODS))
     names = {"euler": "Euler-Maruyama", "heun": "Heun", "milstein": "Milstein", "exponential": "exponential Euler"}
@@ -93,8 +103,15 @@ def stitching(stepper: str = "euler") -> Method:
     Args:
         stepper: as of :func:`plain`.
 
+    Returns:
+        The method, for :func:`mlsde.study.convergence`.
+
     Raises:
         ValueError: for a stepper that is not known.
+
+    Example:
+        >>> stitching().name
+        'two levels stitched in time'
     """
     checks.one_of("stepper", stepper, tuple(METHODS))
     name = "two levels stitched in time" + ("" if stepper == "euler" else f", {stepper}")
@@ -112,8 +129,15 @@ def multilevel(coins: str, correction: str, *, order: float | None = None, stepp
         order: ``s``; by default 1 for independent and nested coins with impulses or ``control``, 2 for the rest.
         stepper: as ``method`` of :func:`mlsde.solve`.
 
+    Returns:
+        The method, for :func:`mlsde.study.convergence` and :func:`mlsde.study.equal_cost`.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> multilevel("systematic", "hold")
+        Method(name='systematic hold', coins='systematic', correction='hold', order=2)
     """
     Multilevel(
         PowerLaw(1.0), checks.one_of("coins", coins, COINS), checks.one_of("correction", correction, CORRECTIONS)
@@ -186,6 +210,9 @@ class Candidate:
     steps: int
     setting: float
     cost: float = field(compare=False)
+
+    def __repr__(self) -> str:
+        return f"Candidate({self.method.name}: {self.describe()})"
 
     @property
     def key(self) -> str:

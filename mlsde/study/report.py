@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mlsde import theory
+from mlsde.showing import Rows
 from mlsde.study.methods import Method
 
 if TYPE_CHECKING:
@@ -33,27 +34,34 @@ def slopes_of(errors: tuple[float, ...], costs: tuple[float, ...], stride: int =
     return found
 
 
-def table(study: Convergence) -> str:
-    """The study as text."""
+def report(study: Convergence) -> list[str | Rows]:
+    """The study as tables and sentences."""
     unit = "seconds" if study.settings["cost"] == "seconds" else "in units of costs, per trajectory"
-    lines = [
+    cells = [["error", *(f"{error:.4g}" for error in study.errors)]]
+    for frontier in study.frontiers:
+        cells.append([frontier.method.name, *map(_number, frontier.costs)])
+        if frontier.predicted is not None:
+            cells.append(["  theory", *map(_number, frontier.predicted)])
+    best = [(frontier.method.name, frontier.found[-1].candidate) for frontier in study.frontiers]
+    settings = [(name, "not reached" if one is None else one.describe()) for name, one in best]
+    return [
         f"{study.problem}: least cost that reaches each error ({unit}); {study.settings['seeds']} seeds "
         f"of {study.settings['samples']} samples, {study.trials} settings tried",
         "",
-        _row("error", [f"{error:.4g}" for error in study.errors]),
+        Rows(cells, ["34", *[">10"] * len(study.errors)], gap="", indent=""),
+        "",
+        "exponents of cost in 1/error",
+        _named([(frontier.method.name, _exponent(frontier, study)) for frontier in study.frontiers]),
+        "",
+        f"cheapest settings at error {study.errors[-1]:.4g}",
+        _named(settings),
+        "",
+        *_verdicts(study),
     ]
-    for frontier in study.frontiers:
-        lines.append(_row(frontier.method.name, [_number(cost) for cost in frontier.costs]))
-        if frontier.predicted is not None:
-            lines.append(_row("  theory", [_number(cost) for cost in frontier.predicted]))
-    lines += ["", "exponents of cost in 1/error"]
-    lines += [_exponent(frontier, study) for frontier in study.frontiers]
-    lines += ["", f"cheapest settings at error {study.errors[-1]:.4g}"]
-    for frontier in study.frontiers:
-        best = frontier.found[-1].candidate
-        lines.append(f"  {frontier.method.name:32s} {'not reached' if best is None else best.describe()}")
-    lines += ["", *_verdicts(study)]
-    return "\n".join(lines)
+
+
+def _named(cells: list[tuple[str, str]]) -> Rows:
+    return Rows(cells, ("32", ""), gap=" ", head=False)
 
 
 def _verdicts(study: Convergence) -> list[str]:
@@ -80,10 +88,6 @@ def _times(ratio: float) -> str:
     return f"{ratio:.3g} times cheaper" if ratio > 1 else f"{1 / ratio:.3g} times dearer"
 
 
-def _row(name: str, cells: list[str]) -> str:
-    return f"{name:34s}" + "".join(f"{cell:>10s}" for cell in cells)
-
-
 def _number(cost: float) -> str:
     return "-" if not math.isfinite(cost) else f"{cost:.3g}"
 
@@ -91,7 +95,7 @@ def _number(cost: float) -> str:
 def _exponent(frontier: Frontier, study: Convergence) -> str:
     fitted = frontier.exponent
     limit = asymptotic_exponent(frontier.method, study)
-    shown = [f"  {frontier.method.name:32s} {fitted.value:.2f} [{fitted.interval[0]:.2f}, {fitted.interval[1]:.2f}]"]
+    shown = [f"{fitted.value:.2f} [{fitted.interval[0]:.2f}, {fitted.interval[1]:.2f}]"]
     if frontier.predicted_exponent is not None:
         shown.append(f"theory on this range {frontier.predicted_exponent:.2f}")
     if limit is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlsde.hierarchy import DriftHierarchy
+from mlsde.showing import as_call
 from mlsde.study.methods import Candidate, Method, plain_run
 from mlsde.study.trials import Trial
 
@@ -32,6 +33,8 @@ class Found:
     target: float
     candidate: Candidate | None
     trial: Trial | None
+
+    __repr__ = as_call
 
 
 class Search:

@@ -17,6 +17,8 @@ from mlsde.chunks.ranks import ranks
 from mlsde.chunks.results import Results, share_results
 from mlsde.problems.kinds import LADDERS, NOISES, SYSTEMS, ladder, system
 from mlsde.problems.ladder import LadderProblem
+from mlsde.progress import bar
+from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import NonFiniteError
 from mlsde.study.hindsight import error_of, fine_batch, fingerprint, prices, root_mean_square
 from mlsde.study.runners import Reacher
@@ -96,10 +98,13 @@ class Tolerances:
             "foreseen errors within 1.5": sum(2 / 3 <= factor <= 1.5 for factor in factors) / len(self.rows),
         }
 
-    def __repr__(self) -> str:
-        from mlsde.study.choice_report import tolerance_table  # noqa: PLC0415, which needs the classes of this module
+    __repr__ = as_text
+    _repr_html_ = as_html
 
-        return tolerance_table(self)
+    def _report(self) -> list[str | Rows]:
+        from mlsde.study.choice_report import tolerance_report  # noqa: PLC0415, which needs the classes of this module
+
+        return tolerance_report(self)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON: numbers that are not finite become ``null``."""
@@ -188,15 +193,12 @@ def tolerances(
     work = ranks(torch.device("cpu"))
     references, reached = (Results(part, whole, work) for part in parts)
     keeper = _auto() if reach is None else reach
-    numbers: Any = range(seed, seed + count)
+    numbers = range(seed, seed + count)
     progress = progress and work.rank == 0
     tasks = [partial(_row, keeper, number, settings, references, reached) for number in numbers]
     share_results(tasks, [references, reached], work, progress=progress)
-    if progress:
-        from tqdm.auto import tqdm  # noqa: PLC0415, it looks for a notebook's widgets at import
-
-        numbers = tqdm(numbers, unit="problems")
-    return Tolerances(tuple(_row(keeper, number, settings, references, reached) for number in numbers), settings)
+    shown = bar(numbers, unit="problems") if progress else numbers
+    return Tolerances(tuple(_row(keeper, number, settings, references, reached) for number in shown), settings)
 
 
 def _auto() -> Reacher:

@@ -20,6 +20,7 @@ from mlsde.integrate import solve
 from mlsde.multilevel import Multilevel
 from mlsde.problems.ladder import LadderProblem
 from mlsde.sde import NoiseTerm
+from mlsde.showing import as_call
 from mlsde.solution import NonFiniteError, Solution
 from mlsde.study.methods import Candidate, chosen_level, rule
 
@@ -40,6 +41,8 @@ class Trial:
     errors: tuple[float, ...]
     cost: float
     seconds: float
+
+    __repr__ = as_call
 
     @property
     def error(self) -> float:

@@ -4,6 +4,10 @@ The method and its regime are those of arXiv 2603.24594; statements that the pap
 docs/theory.md. Bounds are for impulses whose coins are independent in time (independent or nested ones) and compare
 with Euler-Maruyama of the top level on the same path. Rates, allocations and frontiers know of other rules only the
 order ``s`` at which their mean squared error falls with the spacing of the firings.
+
+>>> from mlsde import theory
+>>> theory.euler_exponent(gamma=3.0), theory.multilevel_exponent(gamma=3.0)
+(4.0, 3.0)
 """
 
 from mlsde.theory.allocation import (

@@ -33,6 +33,10 @@ def evaluation_probabilities(probabilities: Table, coins: str = "independent") -
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> evaluation_probabilities([1.0, 0.5, 0.5]).tolist()
+        [1.0, 0.5, 0.5]
     """
     checks.one_of("coins", coins, ("independent", "nested", "systematic"))
     p = checks.numbers("probabilities", probabilities)
@@ -65,8 +69,15 @@ def expected_cost(
         differences: whether the ladder is given by its differences, so that a firing pays for its own alone.
         stages: drift estimates per step.
 
+    Returns:
+        The cost, in the units of ``costs``.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> expected_cost([1.0, 0.5], costs=[1.0, 64.0], steps=100)
+        3300.0
     """
     prices = arguments.positive_row("costs", costs)
     steps = None if steps is None else checks.positive_integer("steps", steps, math.inf)
@@ -100,8 +111,15 @@ def additive_cost(probabilities: Table, costs: Row, steps: int | None = None) ->
         costs: likewise.
         steps: likewise.
 
+    Returns:
+        The cost, in the units of ``costs``.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> additive_cost([1.0, 0.5], costs=[1.0, 64.0], steps=100)
+        3300.0
     """
     prices = arguments.positive_row("costs", costs)
     steps = None if steps is None else checks.positive_integer("steps", steps, math.inf)
@@ -120,8 +138,15 @@ def allocation_mse(probabilities: Row, variances: Row, order: float = 1.0) -> fl
         variances: ``a_k``, shape ``(K,)``.
         order: ``s``, above zero.
 
+    Returns:
+        The mean squared error.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> allocation_mse([1.0, 0.5], variances=[1.0, 0.04])
+        0.04
     """
     a = arguments.non_negative_row("variances", variances)
     p = arguments.probabilities(probabilities, len(a), 1, zero=False).ravel()
@@ -150,6 +175,10 @@ def optimal_probabilities(
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> optimal_probabilities([1.0, 0.25], costs=[1.0, 100.0], budget=6.0).round(9).tolist()
+        [1.0, 0.05]
     """
     a = arguments.positive_row("variances", variances)
     c = arguments.positive_row("costs", costs, len(a))

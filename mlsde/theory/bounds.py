@@ -29,8 +29,15 @@ def mse_bound(h: float, steps: int, lipschitz: float, variance: float, diffusion
         variance: ``S``, the largest mean of :func:`estimator_variance` along the run.
         diffusion_lipschitz: ``L_g``, of the diffusion in the Frobenius norm; 0 for additive noise.
 
+    Returns:
+        The bound; infinite if it is beyond the largest float.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> mse_bound(h=0.5, steps=2, lipschitz=1.0, variance=1.0)
+        0.8125
     """
     h, steps = checks.positive_number("h", h), checks.positive_integer("steps", steps, math.inf)
     slope = checks.non_negative_number("lipschitz", lipschitz)
@@ -58,8 +65,15 @@ def contractive_mse_bound(h: float, rate: float, lipschitz: float, variance: flo
         lipschitz: ``L``, of the top level; at least ``mu``.
         variance: ``S``, the largest mean of :func:`estimator_variance` along the run.
 
+    Returns:
+        The bound.
+
     Raises:
         TypeError, ValueError: naming the argument; also for a step too long for the error to stay bounded.
+
+    Example:
+        >>> contractive_mse_bound(h=0.5, rate=1.0, lipschitz=1.0, variance=3.0)
+        1.0
     """
     h, rate = checks.positive_number("h", h), checks.positive_number("rate", rate)
     lipschitz, variance = (
@@ -92,8 +106,15 @@ def poisson_mse_bound(
         lipschitz: ``L``, of the top level.
         diffusion_lipschitz: ``L_g``, of the diffusion in the Frobenius norm; 0 for additive noise.
 
+    Returns:
+        The bound; infinite if it is beyond the largest float.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> poisson_mse_bound(1.0, rates=[4.0, 2.0], variances=[1.0, 0.5], lipschitz=0.0)
+        0.5
     """
     duration = checks.positive_number("duration", duration)
     slope = checks.non_negative_number("lipschitz", lipschitz)
@@ -118,8 +139,15 @@ def contractive_poisson_mse_bound(rates: Row, variances: Row, rate: float) -> fl
         variances: likewise.
         rate: ``mu``, at which the top level contracts, above zero.
 
+    Returns:
+        The bound.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> contractive_poisson_mse_bound(rates=[4.0, 2.0], variances=[1.0, 0.5], rate=1.0)
+        0.25
     """
     return _intensity(rates, variances) / (2 * checks.positive_number("rate", rate))
 

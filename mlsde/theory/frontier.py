@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlsde import checks
+from mlsde.showing import as_call
 from mlsde.theory import arguments
 from mlsde.theory.arguments import Row
 from mlsde.theory.model import ErrorModel
@@ -31,6 +32,8 @@ class FrontierPoint:
     steps: int | None
     firings: float | None
 
+    __repr__ = as_call
+
 
 @arguments.within_floats
 def plain_frontier(model: ErrorModel, errors: Row, steps_grid: Row) -> list[FrontierPoint]:
@@ -41,8 +44,17 @@ def plain_frontier(model: ErrorModel, errors: Row, steps_grid: Row) -> list[Fron
         errors: root mean square errors asked for, above zero.
         steps_grid: numbers of steps to choose from.
 
+    Returns:
+        A point for each error.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> from mlsde.theory import ErrorModel
+        >>> model = ErrorModel([1.0, 8.0], biases=[0.1, 0.01], step_error=1.0, level_errors=[1.0, 0.01])
+        >>> plain_frontier(model, [0.05], steps_grid=[10, 100])
+        [FrontierPoint(error=0.05, cost=800, levels=2, steps=100, firings=100)]
     """
     _refuse_others(model)
     n = _whole("steps_grid", steps_grid)
@@ -78,8 +90,17 @@ def multilevel_frontier(
         coins: for the price, as of :func:`mlsde.theory.evaluation_probabilities`.
         order: ``s``, for the probabilities; that of the model by default.
 
+    Returns:
+        A point for each error.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> from mlsde.theory import ErrorModel
+        >>> model = ErrorModel([1.0, 8.0], biases=[0.1, 0.01], step_error=1.0, level_errors=[1.0, 0.01])
+        >>> multilevel_frontier(model, [0.05], steps_grid=[100], firings_grid=[10, 20, 50], gamma=3.0)
+        [FrontierPoint(error=0.05, cost=260, levels=2, steps=100, firings=20)]
     """
     _refuse_others(model)
     n, m = _whole("steps_grid", steps_grid), arguments.positive_row("firings_grid", firings_grid)
@@ -146,8 +167,15 @@ def local_slopes(errors: Row, costs: Row) -> np.ndarray:
         errors: above zero, no two neighbours alike, shape ``(points,)``.
         costs: finite, above zero, shape ``(points,)``.
 
+    Returns:
+        The exponents.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> local_slopes([1.0, 0.1, 0.01], costs=[1.0, 100.0, 100_000.0]).round(6).tolist()
+        [2.0, 3.0]
     """
     x, y = _logarithms(errors, costs)
     if (np.diff(x) == 0).any():
@@ -163,8 +191,15 @@ def fitted_exponent(errors: Row, costs: Row) -> float:
         errors: above zero, not all alike, shape ``(points,)``.
         costs: finite, above zero, shape ``(points,)``.
 
+    Returns:
+        The slope.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> round(fitted_exponent([1.0, 0.1, 0.01], costs=[1.0, 1000.0, 1_000_000.0]), 6)
+        3.0
     """
     x, y = _logarithms(errors, costs)
     centred = x - x.mean()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlsde import checks
+from mlsde.showing import as_call
 from mlsde.theory import arguments
 from mlsde.theory.allocation import evaluation_probabilities
 from mlsde.theory.arguments import Row
@@ -33,6 +34,11 @@ class ErrorModel:
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> model = ErrorModel([1.0, 8.0], biases=[0.1, 0.0], step_error=1.0, level_errors=[1.0, 0.04])
+        >>> model.plain(level=2, steps=100), model.multilevel(2, 100, [1.0, 0.5])[0]
+        ((800.0, 0.01), 500.0)
     """
 
     costs: np.ndarray
@@ -41,6 +47,8 @@ class ErrorModel:
     level_errors: np.ndarray
     strong_order: float = 1.0
     order: float = 1.0
+
+    __repr__ = as_call
 
     def __post_init__(self) -> None:
         costs = arguments.positive_row("costs", self.costs)

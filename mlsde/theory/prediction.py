@@ -28,8 +28,15 @@ def predicted_mse(
         coins: ``"independent"``. The error of nested coins has cross terms ``<D_j, D_k>``, which ``variances`` do not
             hold; that of others depends on their past.
 
+    Returns:
+        The mean squared error, summed over the components.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> predicted_mse([0.0, 0.5, 1.0], variances=[1.0, 0.04], probabilities=[1.0, 0.5])
+        0.02
     """
     if not isinstance(coins, str) or coins != "independent":
         raise ValueError(f"coins={coins!r} cannot be predicted from variances alone; use coins='independent'.")

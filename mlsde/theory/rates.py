@@ -30,6 +30,10 @@ def htmc_cost(error: float, gamma: float, constant: float = 1.0) -> float:
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> htmc_cost(0.5, gamma=3.0)
+        8.0
     """
     error, gamma = checks.positive_number("error", error), checks.positive_number("gamma", gamma)
     constant = checks.positive_number("constant", constant)
@@ -50,8 +54,15 @@ def euler_exponent(gamma: float, strong_order: float = 1.0) -> float:
         strong_order: ``r``: 1 for Euler-Maruyama with additive noise and for Euler on an ODE, 1/2 with multiplicative
             noise.
 
+    Returns:
+        The exponent.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> euler_exponent(gamma=2.5), euler_exponent(2.5, strong_order=0.5)
+        (3.5, 4.5)
     """
     return checks.positive_number("gamma", gamma) + 1.0 / checks.positive_number("strong_order", strong_order)
 
@@ -65,8 +76,15 @@ def threshold(order: float = 1.0) -> float:
     Args:
         order: ``s``, as of :func:`multilevel_exponent`.
 
+    Returns:
+        The threshold.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> threshold(), threshold(order=2.0)
+        (2.0, 1.0)
     """
     return 2.0 / checks.positive_number("order", order)
 
@@ -90,8 +108,15 @@ def multilevel_exponent(
         every_step: whether something is paid at every step, be it a first level that always fires or a price of the
             step itself; then the exponent is at least ``1/r``.
 
+    Returns:
+        The exponent.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> multilevel_exponent(gamma=2.5), multilevel_exponent(1.5)
+        (2.5, 1.75)
     """
     gamma, s = checks.positive_number("gamma", gamma), checks.positive_number("order", order)
     r = checks.positive_number("strong_order", strong_order)
@@ -108,8 +133,15 @@ def levels_for(error: float, bias: float = 1.0, ratio: float = 2.0) -> int:
         bias: that of a level 0, above zero.
         ratio: of the errors of neighbouring levels, above 1.
 
+    Returns:
+        Their number.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> levels_for(0.1)
+        4
     """
     error, bias = checks.positive_number("error", error), checks.positive_number("bias", bias)
     ratio = checks.positive_number("ratio", ratio)
@@ -126,8 +158,15 @@ def steps_for(error: float, constant: float = 1.0, strong_order: float = 1.0) ->
         constant: error of a single step over the whole time span, above zero.
         strong_order: as of :func:`euler_exponent`.
 
+    Returns:
+        Their number.
+
     Raises:
         TypeError, ValueError: naming the argument; also for more steps than a float can count.
+
+    Example:
+        >>> steps_for(0.1, strong_order=0.5)
+        100
     """
     error, constant = checks.positive_number("error", error), checks.positive_number("constant", constant)
     order = checks.positive_number("strong_order", strong_order)

@@ -25,8 +25,15 @@ def weight_covariance(p: Sequence[float] | np.ndarray | Tensor, coins: str = "in
         p: firing probabilities, one per level, in (0, 1].
         coins: ``"independent"`` or ``"nested"``; evenly spaced coins have no variance given the past.
 
+    Returns:
+        The covariance, float64.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> weight_covariance([1.0, 0.5], coins="nested").tolist()
+        [[0.0, 0.0], [0.0, 1.0]]
     """
     checks.one_of("coins", coins, ("independent", "nested"))
     row = checks.as_float64("p", p)
@@ -48,8 +55,15 @@ def estimator_variance(differences: Tensor, p: Sequence[float] | Tensor, coins: 
         p: firing probabilities, one per level, in (0, 1].
         coins: ``"independent"`` or ``"nested"``.
 
+    Returns:
+        The variance of each sample, in the dtype of ``differences``.
+
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> estimator_variance(torch.ones(2, 3, 4), p=[1.0, 0.5])
+        tensor([4., 4., 4.])
     """
     covariance = torch.as_tensor(weight_covariance(p, coins))
     if not isinstance(differences, Tensor) or not differences.dtype.is_floating_point:
