@@ -1,5 +1,6 @@
 """The benchmark compares like with like and says what it found. Nothing here looks at how long anything takes."""
 
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -115,11 +116,11 @@ def test_every_repeat_runs_every_contender_once_and_each_comes_first_in_turn():
 
 
 def test_the_slow_ones_join_every_third_repeat_of_a_long_run():
-    turns = [name for repeat in timing._schedule(list(bench.CONTENDERS), 9, long=True) for name in repeat]
+    names = list(bench.CONTENDERS)
     slow = (contenders.TORCHSDE, *DIFFRAX)
-    assert {name: turns.count(name) for name in bench.CONTENDERS} == {
-        name: 3 if name in slow else 9 for name in bench.CONTENDERS
-    }
+    for long, theirs in ((True, 3), (False, 9)):
+        turns = [name for repeat in timing._schedule(names, 9, long) for name in repeat]
+        assert [turns.count(name) for name in names] == [theirs if name in slow else 9 for name in names]
 
 
 def test_the_result_holds_every_run(small):
@@ -289,6 +290,7 @@ def test_the_command_prints_the_table_and_writes_json(small, tmp_path, monkeypat
     numbers = json.loads(file.read_text())
     assert numbers["command"] == "mlsde bench core --repeats 2"
     assert numbers["environment"]["torch"] == torch.__version__
+    assert numbers["environment"]["libraries"]["torchsde"] == importlib.metadata.version("torchsde")
     assert bench.CoreBenchmark.from_dict(numbers) == small
 
 
@@ -338,6 +340,8 @@ def test_efficiency_is_the_measured_speed_up_over_the_promised(tmp_path):
         "With coins of each sample's own it sees 75% at 64 samples and 75% at 64.",
     )
     assert all(sentence in result.markdown() and sentence in repr(result) for sentence in result.sentences)
+    short = bench.Efficiency("batch", 64, 0.1, (10.0,), (1.0,))  # the machinery's share, which is not what is said
+    assert EfficiencyBenchmark((*result.runs, short), 3).sentences == result.sentences
     assert EfficiencyBenchmark((), 1).sentences == ()
     assert result.figure(str(tmp_path / "picture.png")).endswith("picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
@@ -369,6 +373,8 @@ def test_mlsde_bench_efficiency_measures_writes_and_reads(tmp_path, capsys, monk
     assert "each sample's" in told and picture.exists() and "| each sample's | 4 |" in page.read_text()
     result = bench.EfficiencyBenchmark.from_dict(json.loads(file.read_text()))
     assert {run.samples for run in result.runs} == {64, 4} and all(run.ratio > 0 for run in result.runs)
+    tells = bench.peak_bytes(lambda: None, torch.device("cpu")) is not None
+    assert all((run.peak is not None) == (run.peak_top is not None) == tells for run in result.runs)
     assert main(["bench", "efficiency", "--read", str(file)]) == 0
     assert capsys.readouterr().out.strip() in told
 

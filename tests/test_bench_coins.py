@@ -49,7 +49,8 @@ def test_shared_coins_do_what_serves_them_best_of_what_fits():
     assert again.advantage("r", 0, 4, True) == pytest.approx(math.sqrt(1.0 + 18.0 / 4.0) / math.sqrt(7.0))
     more = result([error()], [clock(shared=((1.0,) * 3, (2.0,) * 3), factors=(1.0, 2.0))])
     assert more.advantage("r", 0, 4, False) == pytest.approx(math.sqrt(0.25 + 4.75 / 2.0) / own)
-    unfit = result([error()], [clock(shared=((1.0,) * 3, (5.0,) * 3), factors=(1.0, 2.0))])
+    good = error(shared=((16.0, 18.0), (0.5,)))
+    unfit = result([good], [clock(shared=((1.0,) * 3, (5.0,) * 3), factors=(1.0, 2.0))])
     assert unfit.advantage("r", 0, 4, False) == pytest.approx(again.advantage("r", 0, 4, False))
 
 

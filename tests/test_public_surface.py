@@ -22,7 +22,7 @@ PACKAGE = Path(mlsde.__file__).parent
 MODULES = sorted(
     module.name for module in pkgutil.walk_packages([str(PACKAGE)], "mlsde.") if "__main__" not in module.name
 )
-HEAVY = ["matplotlib", "sklearn", "scipy", "torchsde", "diffusers", "pandas", "PIL"]
+HEAVY = ["matplotlib", "sklearn", "scipy", "torchsde", "diffrax", "jax", "diffusers", "pandas", "PIL"]
 WIDGETS = ["tqdm.auto", "tqdm.autonotebook", "tqdm.notebook", "ipywidgets", "IPython"]
 SURFACES = [mlsde, mlsde.study, mlsde.diffusion, mlsde.problems, mlsde.theory, mlsde.plots]
 WITHOUT_EXAMPLE = {  # they need a scheduler, a network, minutes or a folder, or have theirs at the top of the package
