@@ -80,7 +80,10 @@ def test_tables_of_the_commands_are_those_of_the_parser():
     table = pages.options("demo")
     assert table.startswith("Draw handwritten digits")
     assert "| `--steps STEPS` | steps of the full run (default 400) |" in table
-    assert "| `suite` | which benchmark to run (core, efficiency, diffusion, distances) |" in pages.options("bench")
+    assert (
+        "| `suite` | which benchmark to run (core, efficiency, scaling, coins, diffusion, distances) |"
+        in pages.options("bench")
+    )
     assert "<!--" not in pages.on_page_markdown(text)
     assert "| `--list` | list the named studies |" in pages.options("study")
 

@@ -16,8 +16,9 @@ from mlsde.diffusion.denoisers import Denoiser, denoiser_ladder
 from mlsde.diffusion.ladders import About, TrainedLadder, known_device, load_ladder, save_ladder
 from mlsde.diffusion.nets import Architecture, megaflops, unet_ladder
 from mlsde.diffusion.samplers import sample
-from mlsde.diffusion.train import PICTURES, loss_curves, train_ladder
+from mlsde.diffusion.train import loss_curves, train_ladder
 from mlsde.diffusion.variance_preserving import DiscreteVariancePreserving
+from mlsde.drawing import ENDINGS
 
 torch.set_num_threads(1)
 
@@ -299,7 +300,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_the_first_step(trained, t
     ("options", "words"),
     [
         ({"ladder": "huge"}, ["ladder='huge'", "'digits'"]),
-        ({"picture": "losses.doc"}, ["picture='losses.doc'", *PICTURES]),
+        ({"picture": "losses.doc"}, ["picture='losses.doc'", *ENDINGS]),
         ({"size": 9}, ["sample_size=9", "pad"]),
         ({"predicts": "flow"}, ["predicts='flow'"]),
         ({"most_seconds": -1.0}, ["most_seconds", "-1"]),
@@ -318,5 +319,5 @@ def test_images_that_are_given_keep_their_size(tmp_path):
 
 def test_curves_are_drawn_for_any_number_of_levels(tmp_path):
     history = [{"step": n, "train": [], "held_out": [0.1 * k / n for k in range(1, 10)]} for n in (1, 2)]
-    for ending in PICTURES:
+    for ending in ENDINGS:
         assert (tmp_path / f"deep/x{ending}").samefile(loss_curves(history, tmp_path / f"deep/x{ending}"))
