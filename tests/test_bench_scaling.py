@@ -110,8 +110,7 @@ def priced(*ratios):
 
 def test_sentences_say_what_was_measured():
     assert made_up().sentences == (
-        "At the base point a step of the bare loop takes 8.0 us, and others take so much more: 4.0 us (mlsde, one "
-        "level).",
+        "At the base point a step takes 8.0 us in the bare loop, and so much more: 4.0 us with mlsde, one level.",
     )
     (pays,) = priced(2.0, 0.5, 0.25).sentences
     assert "from 20.0 us an evaluation on, 4.0 times at 400 us" in pays

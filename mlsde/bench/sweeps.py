@@ -138,11 +138,8 @@ class ScalingBenchmark:
         if base is None:
             return None
         steps = {t.contender: t.microseconds[1] for t in base.timings}
-        more = ", ".join(f"{short(steps[n] - steps[BARE])} us ({n})" for n in _OURS if n in steps)
-        return (
-            f"At the base point a step of the bare loop takes {short(steps[BARE])} us, and others take so much more: "
-            f"{more}."
-        )
+        more = "; ".join(f"{short(steps[n] - steps[BARE])} us with {n}" for n in _OURS if n in steps)
+        return f"At the base point a step takes {short(steps[BARE])} us in the bare loop, and so much more: {more}."
 
     def _of_the_price(self) -> str | None:
         points = sorted((p for p in self.points if p.varied == "products"), key=lambda p: p.price)
