@@ -47,6 +47,21 @@ def with_odds(data, sound, most=2, values=odd, never=()):
     return {name: data.draw(values, label=name) if name in replaced else value for name, value in sound.items()}
 
 
+anything = st.floats(allow_nan=False) | st.integers(-(10**30), 10**30) | st.sampled_from([5e-324, 1.7e308, 1e-300])
+counts = st.integers(-2, 6) | st.just(10**400)
+
+
+def numbered(value, whole=anything):
+    """Other numbers in the place of numbers, of the same shape; counts of what fills memory are small or absurd."""
+    if isinstance(value, (list, tuple)):
+        return st.tuples(*(numbered(part, whole) for part in value)).map(list)
+    if isinstance(value, torch.Tensor):
+        return st.floats(width=32, allow_nan=False).map(lambda number: torch.full_like(value, number))
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
+        return st.just(value)
+    return whole if isinstance(value, int) else anything
+
+
 class OwnError(Exception):
     """What the levels of these tests raise: it must come through."""
 

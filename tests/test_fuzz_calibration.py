@@ -36,8 +36,11 @@ LOAD = {"file": None, "sde": SDES["additive"], "t_span": None, "steps": None, "t
 def sound(calibration):
     """What a pilot that went well holds."""
     recording = calibration.recording
-    for measured in (recording.costs, recording.variances, recording.sensitivity, recording.responses):
+    for measured in (recording.costs, recording.sensitivity, recording.responses, recording.increments):
         assert np.isfinite(measured).all()
+    assert (np.isfinite(recording.variances).all(axis=0) == recording.sound).all()
+    told = [f"level {k + 1} became NaN or infinite" for k in np.flatnonzero(~recording.sound)]
+    assert all(any(words in warning for warning in calibration.warnings) for words in told)
     assert (recording.variances >= 0).all() and recording.price > 0 and calibration.cost > 0
     assert math.isfinite(calibration.predicted_step_error(10))
     assert "Calibration" in repr(calibration)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from fuzzing import LADDERS, STATES, attempt, fuzz, odd_ladder, tried, with_odds
+from fuzzing import LADDERS, STATES, attempt, counts, fuzz, numbered, odd_ladder, tried, with_odds
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,25 +74,37 @@ def stratonovich(sde):
 @fuzz()
 @given(st.data(), st.sampled_from(list(EXACT)))
 def test_an_equation_with_something_odd_in_it_has_its_moments_or_gives_a_clear_error(data, function):
-    arguments = with_odds(data, EXACT[function])
+    if data.draw(st.booleans(), label="any numbers"):
+        arguments = {name: data.draw(numbered(value), label=name) for name, value in EXACT[function].items()}
+    else:
+        arguments = with_odds(data, EXACT[function])
     problem = attempt(lambda: function(**arguments), *EXACT[function])
     if problem is None or tried(lambda: runs(problem), *EXACT[function], "y0") is None:
         return
+    sizes = [np.abs(np.ravel(np.asarray(value, dtype=float))).max() for value in arguments.values() if not text(value)]
+    size = min(1.0 + max(sizes), 1e150)  # rounding grows with the largest number
     for moment, shape in ((problem.mean, 1), (problem.second_moment, 2)):
         if moment is not None:
             assert moment(0.0).shape == (len(problem.y0),) * shape
             start = torch.tensor(problem.y0, dtype=torch.float64)
             expected = start if shape == 1 else torch.outer(start, start)
-            torch.testing.assert_close(moment(0.0), expected, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(moment(0.0), expected, rtol=1e-9, atol=1e-9 * size**shape)
     if problem.exact is not None:
         y0 = problem.start(2)
-        torch.testing.assert_close(problem.exact(0.0, y0, torch.zeros_like(y0)), y0, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(problem.exact(0.0, y0, torch.zeros_like(y0)), y0, rtol=1e-9, atol=1e-9 * size)
+
+
+def text(value):
+    return isinstance(value, str)
 
 
 @fuzz()
 @given(st.data(), st.sampled_from(list(MADE)))
 def test_a_ladder_with_something_odd_in_it_is_a_problem_or_a_clear_error(data, function):
-    arguments = with_odds(data, MADE[function])
+    if data.draw(st.booleans(), label="any numbers"):
+        arguments = {name: data.draw(numbered(value, counts), label=name) for name, value in MADE[function].items()}
+    else:
+        arguments = with_odds(data, MADE[function])
     problem = attempt(lambda: function(**arguments), *MADE[function])
     if problem is not None:
         assert isinstance(problem, LadderProblem)

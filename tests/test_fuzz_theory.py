@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from fuzzing import attempt, fuzz, with_odds
+from fuzzing import attempt, fuzz, numbered, with_odds
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -74,17 +74,7 @@ def test_a_call_with_something_odd_in_it_gives_numbers_or_a_clear_error(data, fu
     assert not any(map(math.isnan, values(found)))
 
 
-anything = st.floats(allow_nan=False) | st.integers(-(10**30), 10**30) | st.sampled_from([5e-324, 1.7e308, 1e-300])
 positive = st.floats(1e-6, 1e6)
-
-
-def numbered(value):
-    """Other numbers in the place of numbers, of the same shape."""
-    if isinstance(value, list):
-        return st.lists(anything, min_size=len(value), max_size=len(value))
-    if isinstance(value, torch.Tensor):
-        return st.floats(width=32, allow_nan=False).map(lambda number: torch.full_like(value, number))
-    return anything if isinstance(value, (int, float)) else st.just(value)
 
 
 @fuzz()

@@ -121,7 +121,8 @@ def _refuse_unwritable(name: str, file: str, folder: bool) -> None:
         raise ValueError(f"{name}={file!r} cannot be written: {_reason(error)}.") from None
     else:
         if path.is_dir() != folder:
-            raise ValueError(f"{name}={file!r} is a {'file' if folder else 'folder'}, expected the other.")
+            what = "a file, so that folder cannot be made" if folder else "a folder, expected a file"
+            raise ValueError(f"{name}={file!r} is {what}.")
     near = next(parent for parent in (path, *path.parents, Path()) if parent.exists())
     if not (near.is_file() and near == path) and not (near.is_dir() and os.access(near, os.W_OK)):
         raise ValueError(f"{name}={file!r} cannot be written: {str(near)!r} is no folder that can be written to.")

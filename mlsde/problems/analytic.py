@@ -57,7 +57,7 @@ class Problem:
         start = checks.as_float64("y0", self.y0)
         if len(start) == 0:
             raise ValueError("y0 must hold at least one number, got none.")
-        object.__setattr__(self, "y0", tuple(start.tolist()))
+        object.__setattr__(self, "y0", tuple(checks.squarable("y0", value) for value in start.tolist()))
 
     def start(self, samples: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """Initial state of a batch, shape ``(samples, d)``."""
@@ -197,9 +197,11 @@ def additive_system(
     Additive noise, a pair ``a, b`` of ``noise`` and ``drift`` for each component.
     """
     b, a = (torch.as_tensor(checks.as_float64(*pair)) for pair in (("drift", drift), ("noise", noise)))
-    if len(a) != len(b):
+    if len(a) != len(b) or len(b) == 0:
         raise ValueError(f"noise holds {len(a)} numbers, but drift holds {len(b)}; give one of each per component.")
     ab = a * b
+    for value in [*b.tolist(), *ab.tolist()]:
+        checks.squarable("noise times drift", value)
 
     def mean(t: float) -> Tensor:
         return (1.0 + b * t) / math.sqrt(1.0 + t)

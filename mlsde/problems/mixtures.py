@@ -64,6 +64,7 @@ def gaussian_mixture(
     counts, nodes = _below("clusters", clusters, count), _below("families", families, count)
     if not 0.0 < checks.finite_number("end", end) < 1.0:
         raise ValueError(f"end must lie between 0 and 1, got {end}.")
+    width, decay = checks.squarable("width", width), checks.squarable("decay", decay)
     rng = np.random.default_rng(checks.one_seed(seed))
     centres = _tree(rng, [*nodes, count], d, checks.positive_number("decay", decay))
     scale = 1.0 / np.sqrt((centres**2).mean() + checks.positive_number("width", width) ** 2)

@@ -144,13 +144,14 @@ def charges(
         TypeError, ValueError: naming the argument.
     """
     count, sides = checks.positive_integer("count", count), _increasing("sides", sides)
-    softening, strength = checks.positive_number("softening", softening), checks.positive_number("strength", strength)
+    softening, strength = _squarable("softening", softening), _squarable("strength", strength)
+    trap, temperature = _squarable("trap", trap), _squarable("temperature", temperature)
     checks.one_of("assignment", assignment, ASSIGNMENTS)
     rng = np.random.default_rng(checks.one_seed(seed))
     places = torch.as_tensor(rng.uniform(-1.0, 1.0, (count, 3)))
     values = torch.as_tensor(rng.choice([-1.0, 1.0], count)) * (strength / math.sqrt(count))
     sources = [*(grouped(places, values, side, assignment) for side in sides), (places, values)]
-    levels = [_Field(*source, softening, checks.positive_number("trap", trap)) for source in sources]
+    levels = [_Field(*source, softening, trap) for source in sources]
     costs = [float(len(level.charges)) for level in levels]
     if costs != sorted(set(costs)):
         raise ValueError(f"sides={sides} make levels of {costs} sources, which must grow; take fewer or coarser grids.")
@@ -234,15 +235,16 @@ def learned_force(
         TypeError, ValueError: naming the argument.
     """
     counts, d = _increasing("points", points), checks.positive_integer("dimension", dimension)
-    length, noise = checks.positive_number("length", length), checks.non_negative_number("noise", noise)
+    length, noise = _squarable("length", length), checks.squarable("noise", checks.non_negative_number("noise", noise))
+    strength, temperature = _squarable("strength", strength), _squarable("temperature", temperature)
     if checks.number("smoothness", smoothness) not in SMOOTHNESS:
         raise ValueError(f"smoothness must be one of {', '.join(map(str, SMOOTHNESS))}, got {smoothness!r}.")
-    deviation = math.sqrt(checks.positive_number("temperature", temperature))
+    deviation = math.sqrt(temperature)
     rng = np.random.default_rng(checks.one_seed(seed))
     rugged = _Waves.draw(rng, checks.positive_integer("waves", waves), d, smoothness, length)
     places = torch.as_tensor(deviation * rng.standard_normal((counts[-1], d)))
     raw = rugged.force(places)
-    size = checks.positive_number("strength", strength) / float(raw.square().sum(1).mean().sqrt())
+    size = strength / float(raw.square().sum(1).mean().sqrt())
     true = _Waves(rugged.frequencies, rugged.phases, size * rugged.amplitudes)
     errors = noise * strength / math.sqrt(d) * torch.as_tensor(rng.standard_normal(raw.shape))
     levels = [_Kernel.fit(places[:n], (size * raw + errors)[:n], smoothness, length, noise) for n in counts]
@@ -262,7 +264,6 @@ def _langevin(
     steps: int = 1,
 ) -> LadderProblem:
     """``dY = drift dt + sqrt(2 temperature) dW`` over ``(0, 1)``, started from the Gibbs law of the trap."""
-    temperature = checks.positive_number("temperature", temperature)
     sde, span = SDE(drift, math.sqrt(2.0 * temperature)), (0.0, 1.0)
     reference = None if limit is None else FineRun(sde.with_drift(limit), span, steps)
     return LadderProblem(name, sde, normal_start(dimension, math.sqrt(temperature / trap)), span, reference)
@@ -275,6 +276,10 @@ def normal_start(dimension: int, deviation: float = 1.0) -> Start:
         return torch.as_tensor(deviation * np.random.default_rng([seed, 1]).standard_normal((samples, dimension)))
 
     return start
+
+
+def _squarable(name: str, value: float) -> float:
+    return checks.squarable(name, checks.positive_number(name, value))
 
 
 def _increasing(name: str, values: Sequence[int]) -> list[int]:
