@@ -1,6 +1,7 @@
 """The examples run, in small."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,22 @@ def test_the_ensemble_draws_its_bands_and_goes_on_from_its_folder(tmp_path, monk
     assert [line for line in again.splitlines() if "crossed" in line] == [
         line for line in first.splitlines() if "crossed" in line
     ]
+
+
+def test_the_pictures_of_the_page_are_drawn_by_the_code_before_them(tmp_path, monkeypatch, capsys):
+    example = load("plots")
+    docs = example.PAGE.parent
+    page, file = tmp_path / "page.md", tmp_path / "images" / "one.png"
+    code = "from mlsde import plots\nax = plots.frontier([1.0], [1.0])"
+    page.write_text(f"```python\n{code}\n```\n\n![one](images/one.png)\n\n```python\nax = None\n```\n")
+    monkeypatch.setattr(example, "PAGE", page)
+    monkeypatch.setattr(example, "PICTURES", tmp_path)
+    example.main()
+    assert capsys.readouterr().out == f"{file}\n"
+    assert file.read_bytes().startswith(b"\x89PNG")
+    pictures = {picture.name: picture.stat().st_size for picture in (docs / "images").glob("plots-*.png")}
+    assert set(re.findall(r"\(images/(plots-\w+\.png)\)", (docs / "plots.md").read_text())) == set(pictures)
+    assert max(pictures.values()) < 60_000
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it would begin to work")

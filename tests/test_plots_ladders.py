@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -136,6 +137,23 @@ def test_costs_and_errors_of_ones_own_take_one_colour_after_another(ax):
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert ax.get_legend_handles_labels()[1] == ["mine", "theirs"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("cost per trajectory, in units of costs", "error")
+
+
+def ticks(axis):
+    """Places and labels of the ticks that are seen."""
+    low, high = axis.get_view_interval()
+    seen = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert {label.get_text() for label in axis.get_ticklabels(minor=True)} <= {""}
+    return [tick.get_loc() for tick in seen], [tick.label1.get_text() for tick in seen]
+
+
+def test_a_scale_of_few_decades_has_labels_between_them_too():
+    narrow = plots.frontier([4e3, 6e4], [1e-2, 1e-6])
+    narrow.figure.canvas.draw()
+    places, labels = ticks(narrow.xaxis)
+    assert places == pytest.approx([5e3, 1e4, 2e4, 5e4])
+    assert [re.sub(r"[^\d]", "", label.replace("times", "")) for label in labels] == ["5103", "104", "2104", "5104"]
+    assert all(math.log10(place) % 1 == pytest.approx(0) for place in ticks(narrow.yaxis)[0])
 
 
 def test_a_calibration_shows_the_errors_that_it_predicts(calibration, ax):

@@ -44,6 +44,7 @@ def test_the_same_in_html_is_escaped_and_its_table_holds_the_same_cells():
 
 
 def test_columns_may_have_formats_of_their_own_and_a_table_no_head():
+    assert Rows([("a", "10"), ("bb", "2")]).lines() == ["  a   10", "  bb   2"]
     rows = Rows([("a", "1", " x"), ("b", "22", "")], ("4", ">3", ""), gap="|", indent="", head=False)
     assert rows.lines() == ["a   |  1| x", "b   | 22|"]
     assert "<th" not in rows.markup() and rows.markup().count("<td") == 6
@@ -205,6 +206,8 @@ def test_no_public_object_shows_arrays_addresses_or_a_wall_of_text(results):
         mlsde.BrownianPath(0.0, 1.0, like=BIG, seed=list(range(50))), theory.FrontierPoint(1.0, 2.0, 1, 2, 3.0),
         DiscreteVariancePreserving(tuple(np.linspace(0.999, 0.001, 1000).tolist())), *SHOWN.values(),
     ]  # fmt: skip
+    assert repr(found.found[0].candidate) == "Candidate(one level, Euler-Maruyama: level 1, 4 steps)"
+    assert re.fullmatch(r"Frontier\(one level, Euler-Maruyama: costs 4, 8; exponent [^ ]+ \[.*\]\)", repr(found))
     for thing in things:
         text = repr(thing)
         assert len(text) < 400, text
