@@ -115,8 +115,9 @@ def stochastic_gradients(y0: torch.Tensor, **options: object) -> mlsde.Solution:
     return mlsde.solve(stochastic(PART), y0, SPAN, steps=STEPS, **options)
 
 
+PILOT = {"pilot_steps": 16, "pilot_samples": 8} if asked.quick else {}
 budget = STEPS * COUNT / SHARE
-cal = mlsde.calibrate(sde, problem.initial(8), SPAN, steps=STEPS, trajectories=10_000)
+cal = mlsde.calibrate(sde, problem.initial(8), SPAN, steps=STEPS, trajectories=10_000, **PILOT)
 advice = cal.recommend(budget=budget - cal.cost, share="sample")
 print(advice)
 compared = study.equal_cost(

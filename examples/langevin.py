@@ -6,10 +6,10 @@ Nineteen argon atoms in a drop, in reduced units, move by `dX = F(X) dt + sqrt(2
 * the **pair force** of Lennard-Jones, 171 pairs: stiff, so it dictates the length of the step;
 * the **three-body force** of Axilrod and Teller, 969 triplets: a few per cent of the energy, nearly all of the work.
 
-Price: the number of distances that enter, 1 for a pair and 3 for a triplet, so the ladder costs 171 and 2,907 (on a
-processor the ratio is rather larger). What to expect: with fewer steps the stiff force blows up, so the only plain
-way out is to leave the triplets away; evaluating them at a few steps is what multiple time stepping (r-RESPA) has
-always done, and what coins and corrections do better.
+Levels: pairs; pairs and triplets. Price: the number of distances that enter, 1 for a pair and 3 for a triplet, so 171
+and 2,907 more (on a processor the ratio is rather larger). What to expect: with fewer steps the stiff force blows up,
+so the plain way out is to leave the triplets away. Evaluating them at some of the steps only is what multiple time
+stepping (r-RESPA) has always done; the question is whether other coins and corrections do better.
 
     python examples/langevin.py            # --quick for a first look, --picture FILE
 """

@@ -87,8 +87,9 @@ print(study.diagnose(problem, samples=4, steps=STEPS // 4))
 
 # %%
 SHARE = 8.0
+PILOT = {"pilot_steps": 16, "pilot_samples": 8} if asked.quick else {}
 budget = STEPS * SIZES[-1] / SHARE
-cal = mlsde.calibrate(sde, problem.initial(8), SPAN, steps=STEPS, trajectories=1000)
+cal = mlsde.calibrate(sde, problem.initial(8), SPAN, steps=STEPS, trajectories=1000, **PILOT)
 print(f"the pilot costs {cal.cost:.0f} per flock of a budget of {budget:.0f}")
 advice = cal.recommend(budget=budget - cal.cost, share="sample")
 print(advice)
@@ -118,7 +119,7 @@ def by_random_batches(y0: torch.Tensor, **options: object) -> mlsde.Solution:
 compared = study.equal_cost(
     problem, share=SHARE, steps=STEPS, seeds=2 if asked.quick else 6, samples=1, patterns=3 if asked.quick else 15,
     ways={"recommended": advice.solve}, rivals={f"random batches of {PART}": by_random_batches},
-    reference_steps=(4 if asked.quick else 10) * STEPS,
+    reference_steps=(4 if asked.quick else 8) * STEPS,
 )  # fmt: skip
 print(compared)
 

@@ -73,7 +73,7 @@ def train(net: torch.nn.Module, targets: torch.Tensor, iterations: int, rate: fl
     return net.requires_grad_(False)
 
 
-part = 10 if asked.quick else 1
+part = 40 if asked.quick else 1
 large = train(network(WIDTHS[2]), tendency(states), 1000 // part, 2e-3)
 taught = large(states / 4.0) * 4.0
 nets = [*(train(network(width), taught, 4000 // part, 5e-3) for width in WIDTHS[:2]), large]
@@ -95,8 +95,9 @@ print(f"tendencies have a root mean square of {float(truth.square().mean().sqrt(
 # comparison as a rival from outside.
 
 # %%
-STEPS, SHARE, NOISE = 64 if asked.quick else 128, 8.0, 1.0
+STEPS, SHARE, NOISE = 32 if asked.quick else 128, 8.0, 1.0
 SEEDS, SAMPLES = (2, 4) if asked.quick else (8, 4)
+PILOT = {"pilot_steps": 16, "pilot_samples": 8} if asked.quick else {}
 counted = mlsde.DriftHierarchy(levels, names=[f"width {width}" for width in WIDTHS])
 
 
@@ -120,7 +121,7 @@ def runge_kutta(budget: float, price: float) -> dict[str, Callable]:
 def contest(name: str, diffusion: float | None, stepper: str) -> study.Comparison:
     """Calibrate, and compare every way at an eighth of the price."""
     sde = mlsde.SDE(counted, diffusion)
-    cal = mlsde.calibrate(sde, spun_up, SPAN, steps=STEPS, method=stepper, unit="flops", trajectories=10_000)
+    cal = mlsde.calibrate(sde, spun_up, SPAN, steps=STEPS, method=stepper, unit="flops", trajectories=10_000, **PILOT)
     prices, stages = cal.sde.drift.costs, 2 if stepper == "heun" else 1
     print(f"{name}: levels of {', '.join(f'{price:,.0f}' for price in prices)} FLOPs; gamma {cal.gamma:.2f}")
     budget = STEPS * stages * prices[-1] / SHARE

@@ -21,6 +21,9 @@ MARGIN = 1.5
 AS_ACCURATE = 1.1
 """Error over that of the top level on the same grid that still counts as accurate as it."""
 
+_UNSTABLE = 1e8
+"""Mean square growth of an error along a pilot above which it is the pilot's steps that make it grow."""
+
 _EQUAL = 1e-12
 """Relative size of a difference that is none."""
 
@@ -111,6 +114,12 @@ def about_the_ladder(recording: Recording) -> list[str]:
 
 def about_the_pilot(recording: Recording) -> list[str]:
     """What cannot be trusted of a pilot."""
+    grown = float(recording.sensitivity.max())
+    if grown > _UNSTABLE:
+        return [
+            f"errors grow {math.sqrt(grown):.2g} times along the pilot: its {recording.steps} steps are too long for "
+            "this equation, or nothing can be foreseen of it; give pilot_steps=, as many as the run needs to be stable."
+        ]
     worst = max(recording.trials, key=lambda off: max(off, 1.0 / max(off, 1e-9)))
     if not 1 / 3 < worst < 3:
         return [

@@ -20,7 +20,7 @@ from mlsde.problems.ladder import LadderProblem
 from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import Solution
 from mlsde.study.methods import Method, multilevel
-from mlsde.study.rivals import Way, plain_rivals, way_end
+from mlsde.study.rivals import Ended, Way, plain_rivals, way_end
 from mlsde.study.trials import Batch, Trials
 
 _BOOTSTRAP = 1000
@@ -194,7 +194,8 @@ def equal_cost(
             a seed for each sample and ``None`` for the path of an ODE, and returns a :class:`mlsde.Solution`, or a pair
             of the states at the end and the cost per trajectory. So ``calibration.recommend(budget=…,
             share="sample").solve`` is one, and so is ``functools.partial(mlsde.solve, sde, t_span=(0, 1), steps=512,
-            multilevel=rule)``. Their cost is what they spend, a pilot included.
+            multilevel=rule)``. Their cost is what they spend, a pilot included; those on the grid of the rules have
+            their coins compared as well.
         rivals: further runs that do not, likewise.
         share: how many times less to spend than the top level at every step costs.
         steps: of the rules; and of the top level at every step, which has the stepper of the first rule.
@@ -229,13 +230,12 @@ def equal_cost(
     named = [*_named("way", ways), *_named("rival", rivals)]
     gamma = _gamma(problem)
     batch = Trials(problem, gamma, seeds, samples, checks.one_seed(seed), "sample", reference_steps).batches[0]
-    runs = _Runs(batch, gamma, steps, share, samples, chosen[0].stepper)
-    rows = runs.of_rules(chosen, seed)
+    runs = _Runs(batch, gamma, steps, share, samples, seed, chosen[0].stepper)
+    rows = [runs.of_rule(method) for method in chosen]
     if patterns:
         rows.append(runs.best_pattern(chosen[0], patterns))
     for kind, name, way in named:
-        end, spent = way_end(f"{kind}s[{name!r}]", way, batch)
-        rows.append(runs.row(kind, name, spent, batch.errors(end)))
+        rows.append(runs.of_way(kind, name, way_end(f"{kind}s[{name!r}]", way, batch)))
     rows += [runs.row("rival", *rival) for rival in plain_rivals(batch, runs.budget)]
     settings = {"share": share, "steps": steps, "seeds": seeds, "samples": samples, "seed": seed}
     full_error = _root(batch.errors(runs.full(chosen[0].stepper).y1))
@@ -259,9 +259,13 @@ def _named(kind: str, given: Mapping[str, Way] | None) -> list[tuple[str, str, W
 class _Runs:
     """Runs of rules at one price on the samples of one batch."""
 
-    def __init__(self, batch: Batch, gamma: float, steps: int, share: float, samples: int, stepper: str) -> None:
-        self._batch, self._gamma, self._steps, self._share, self._samples = batch, gamma, steps, share, samples
+    def __init__(
+        self, batch: Batch, gamma: float, steps: int, share: float, samples: int, seed: int, stepper: str
+    ) -> None:
+        self._batch, self._gamma, self._steps, self._share = batch, gamma, steps, share
+        self._samples, self._seed = samples, seed
         self._full: dict[str, Solution] = {}
+        self._first: np.ndarray | None = None
         self.budget = float(self.full(stepper).stats.cost or 0.0) / share
 
     def full(self, stepper: str) -> Solution:
@@ -276,18 +280,24 @@ class _Runs:
             problem.sde, self._batch.y0, problem.t_span, steps=self._steps, method=stepper, brownian=noise, **options
         )
 
-    def of_rules(self, rules: Sequence[Method], seed: int) -> list[Row]:
-        """The rules, each with the error of its coins, of which the first one's is the measure."""
-        rows: list[Row] = []
-        first = None
-        for method in rules:
-            done = self._rule(method)
-            apart = norms.squares(done.y1 - self.full(method.stepper).y1)
-            coins = _by_seed(apart, self._samples)
-            first = coins if first is None else first
-            row = self.row("rule", method.name, float(done.stats.cost or 0.0), self._batch.errors(done.y1))
-            rows.append(replace(row, coins_error=_root(apart), ratio=_ratio(first, coins, seed)))
-        return rows
+    def of_rule(self, method: Method) -> Row:
+        """A rule; the error of the coins of the first one is the measure of the others."""
+        done = self._rule(method)
+        row = self.row("rule", method.name, float(done.stats.cost or 0.0), self._batch.errors(done.y1))
+        return self._with_coins(row, done)
+
+    def of_way(self, kind: str, name: str, ended: Ended) -> Row:
+        """Somebody's own way; it has an error of the coins if it keeps to the grid."""
+        row, done = self.row(kind, name, ended.cost, self._batch.errors(ended.states)), ended.solution
+        if kind == "rival" or done is None or not np.array_equal(done.plan.times, self.full(done.method).plan.times):
+            return row
+        return self._with_coins(row, done)
+
+    def _with_coins(self, row: Row, done: Solution) -> Row:
+        apart = norms.squares(done.y1 - self.full(done.method).y1)
+        coins = _by_seed(apart, self._samples)
+        self._first = coins if self._first is None else self._first
+        return replace(row, coins_error=_root(apart), ratio=_ratio(self._first, coins, self._seed))
 
     def best_pattern(self, method: Method, patterns: int) -> Row:
         """The best of so many patterns of coins that all samples share, at the price of all."""

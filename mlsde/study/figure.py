@@ -158,7 +158,7 @@ def _cut(ax: Any, places: np.ndarray, errors: Sequence[float], others: Sequence[
     for place, error in zip(places, errors, strict=True):
         if error > most:
             ax.annotate(
-                f"{error:.2g} ", (1.0, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7
+                f"{error:.3g} ", (1.0, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize=7
             )
 
 

@@ -102,18 +102,27 @@ def _best(rivals: Sequence[Rival | None]) -> Rival | None:
     return min((one for one in rivals if one is not None), key=lambda one: one.error, default=None)
 
 
-def way_end(name: str, way: Way, batch: Batch) -> tuple[Tensor, float]:
-    """Run somebody's own way on the samples of a batch; returns the states at the end and what was spent.
+class Ended(NamedTuple):
+    """Where somebody's own way ended, what was spent per trajectory, and the solution if it returned one."""
+
+    states: Tensor
+    cost: float
+    solution: Solution | None
+
+
+def way_end(name: str, way: Way, batch: Batch) -> Ended:
+    """Run somebody's own way on the samples of a batch.
 
     Raises:
         TypeError, ValueError: if it returns no :class:`mlsde.Solution` or pair with states like ``y0`` and a cost.
     """
     checks.callable_as(name, "way(y0, brownian=path, seed=seeds)", way)
     done = way(batch.y0, brownian=batch.path, seed=batch.seeds)
-    end, cost = _of_solution(name, done) if isinstance(done, Solution) else _of_pair(name, done)
-    if end.shape != batch.y0.shape:
-        raise ValueError(f"{name} returned states of shape {tuple(end.shape)}, expected {tuple(batch.y0.shape)}.")
-    return end, checks.positive_number(f"the cost that {name} returned", cost)
+    states, cost = _of_solution(name, done) if isinstance(done, Solution) else _of_pair(name, done)
+    if states.shape != batch.y0.shape:
+        raise ValueError(f"{name} returned states of shape {tuple(states.shape)}, expected {tuple(batch.y0.shape)}.")
+    cost = checks.positive_number(f"the cost that {name} returned", cost)
+    return Ended(states, cost, done if isinstance(done, Solution) else None)
 
 
 def _of_solution(name: str, done: Solution) -> tuple[Tensor, float]:
