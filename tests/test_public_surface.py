@@ -115,7 +115,7 @@ def test_no_module_is_longer_than_500_lines(path):
     assert len(path.read_text().splitlines()) <= 500
 
 
-LEAVES = ("bench", "cli", "diffusion", "study", "problems", "__main__")
+LEAVES = ("bench", "cli", "diffusion", "study", "problems", "plots", "__main__")
 
 
 def imports(path):
