@@ -82,6 +82,8 @@ class PathIncrements:
             raise TypeError(f"brownian must return a torch.Tensor, got {type(increment).__name__}.")
         if tuple(increment.shape) != self._shape:
             raise ValueError(f"brownian returned shape {tuple(increment.shape)}, expected {self._shape}.")
+        if increment.layout != torch.strided:
+            raise TypeError(f"brownian returned a tensor of {increment.layout}, expected a dense one.")
         if increment.dtype != self._like.dtype or increment.device != self._like.device:
             raise TypeError(
                 f"brownian returned {increment.dtype} on {increment.device}, "

@@ -100,6 +100,8 @@ def _check_like(name: str, form: Tensor, y: Tensor) -> None:
     shape, state = tuple(form.shape), tuple(y.shape)
     if len(shape) > len(state) or any(a not in (1, b) for a, b in zip(shape[::-1], state[::-1], strict=False)):
         raise ValueError(f"{name} has shape {shape}, expected one that broadcasts to y, {state}.")
+    if form.layout != torch.strided:
+        raise TypeError(f"{name} is a tensor of {form.layout}, expected a dense one.")
     if form.device != y.device:
         raise TypeError(f"{name} is on {form.device}, expected the device of y, {y.device}.")
     if torch.result_type(form, y) != y.dtype:
@@ -127,7 +129,7 @@ def as_linear_part(linear: Any) -> LinearPart | None:
     if linear is None or isinstance(linear, LinearPart):
         return linear
     if isinstance(linear, Tensor):
-        if not bool(torch.isfinite(linear).all()):
+        if not bool(torch.isfinite(checks.dense("linear", linear)).all()):
             raise ValueError("linear must be finite, but it holds NaN or infinity.")
         return constant(linear)
     if callable(linear):

@@ -160,7 +160,7 @@ def _diffusion(diffusion: Any) -> Diffusion | None:
     if isinstance(diffusion, Tensor):
         if not diffusion.dtype.is_floating_point:
             raise TypeError(f"diffusion must be of a floating dtype, got {diffusion.dtype}.")
-        if not bool(torch.isfinite(diffusion).all()):
+        if not bool(torch.isfinite(checks.dense("diffusion", diffusion)).all()):
             raise ValueError("diffusion must be finite, but it holds NaN or infinity.")
         return diffusion
     return checks.finite_number("diffusion", diffusion)
@@ -269,6 +269,8 @@ class NoiseTerm:
             fits, expected = shape == state, f"that of y, {state}"
         if not fits:
             raise ValueError(f"diffusion has shape {shape}, but noise={self.noise!r} expects {expected}.")
+        if g.layout != torch.strided:
+            raise TypeError(f"diffusion is a tensor of {g.layout}, expected a dense one.")
         if g.device != self._device:
             raise TypeError(f"diffusion is on {g.device}, expected the device of y, {self._device}.")
         if g.dtype not in (self._state_dtype, self._work_dtype):

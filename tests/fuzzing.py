@@ -27,7 +27,9 @@ arrays += [torch.zeros(0), torch.zeros(0, 2), torch.zeros(3, 0), np.zeros(0), np
 arrays += [torch.ones(2, 2, dtype=dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.complex64)]
 arrays += [torch.ones(2, 2, dtype=torch.int64), torch.ones(2, dtype=torch.bool), torch.ones(2, 2, device="meta")]
 arrays += [torch.ones(2, 2).to_sparse(), np.array([None, 1]), np.array([1j]), torch.full((2, 2), 1e38)]
-functions = [lambda: 1, lambda t: t, lambda t, y: y, lambda *anything: None]
+functions = [lambda: 1, lambda t: t, lambda t, y: y, lambda *anything: None, lambda *anything: torch.ones(2, 2)]
+functions += [lambda *anything: torch.ones(2, 2).to_sparse(), lambda *anything: torch.ones(2, 2, device="meta")]
+functions += [lambda *anything: math.nan, lambda *anything: torch.full((2, 2), math.inf), lambda *anything: "a"]
 # a copy each: a level may write into what it is shown
 odd = st.sampled_from([*numbers, *others, *functions]) | st.sampled_from(arrays).map(copy.deepcopy)
 

@@ -321,6 +321,8 @@ def linear_ode(
     a = torch.as_tensor(checks.numbers("matrix", matrix))
     if a.ndim != 2 or a.shape[0] != a.shape[1] or a.numel() == 0:
         raise ValueError(f"matrix must have d rows of d numbers, got the shape {tuple(a.shape)}.")
+    for value in a.flatten().tolist():
+        checks.squarable("matrix", value)
     start = checks.as_float64("y0", y0)
     if len(start) != len(a):
         raise ValueError(f"y0 holds {len(start)} numbers, but matrix has {len(a)} rows; give one for each.")
@@ -377,9 +379,10 @@ def langevin_harmonic(
     """
     stiffness, friction = (
         checks.squarable("frequency", checks.positive_number("frequency", frequency)) ** 2,
-        checks.positive_number("friction", friction),
+        checks.squarable("friction", checks.positive_number("friction", friction)),
     )
-    kick = math.sqrt(2.0 * friction * checks.positive_number("temperature", temperature))
+    temperature = checks.squarable("temperature", checks.positive_number("temperature", temperature))
+    kick = math.sqrt(2.0 * friction * temperature)
     if len(start := checks.as_float64("y0", y0)) != 2:
         raise ValueError(f"y0 must be a position and a momentum, got {len(start)} numbers.")
     a = torch.tensor([[0.0, 1.0], [-stiffness, -friction]], dtype=torch.float64)
