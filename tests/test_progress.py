@@ -134,3 +134,18 @@ def test_a_folder_is_gone_on_with_only_if_it_is_the_same_computation(heard, tmp_
     assert heard() == []
     claim(tmp_path / "a", {"seed": 0})
     assert heard() == [("INFO", f"going on in {tmp_path / 'a'}")]
+
+
+def test_a_command_tells_warnings_while_it_runs_and_not_afterwards(monkeypatch, capsys):
+    from mlsde import cli
+    from mlsde.log import log
+
+    def run(parsed):
+        log.warning("level 1 is out of memory")
+        log.info("not this")
+        return 0
+
+    monkeypatch.setattr(cli.study, "run", run)
+    assert cli.main(["study", "--list"]) == 0
+    log.warning("nor this")
+    assert capsys.readouterr().err == "mlsde study: level 1 is out of memory\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from mlsde.cli import demo as demo
 from mlsde.cli import sample as sample
 from mlsde.cli import study as study
 from mlsde.cli import train as train
+from mlsde.log import log
 
 COMMANDS = {"demo": demo, "study": study, "bench": bench, "train": train, "sample": sample}
 
@@ -34,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``mlsde COMMAND …`` and return the exit status: 2 too if an extra is not installed, or a file fails."""
     parsed = parser().parse_args(arguments)
+    shown = logging.StreamHandler()  # warnings alone, on standard error
+    shown.setFormatter(logging.Formatter(f"mlsde {parsed.command}: %(message)s"))
+    log.addHandler(shown)
     try:
         status = int(parsed.run(parsed))
         sys.stdout.flush()  # here, where a closed pipe is expected
@@ -50,3 +55,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mlsde {parsed.command}: {told}", file=sys.stderr)
         return 2
+    finally:
+        log.removeHandler(shown)
