@@ -123,9 +123,9 @@ print(advice)
 compared = study.equal_cost(
     problem, share=SHARE, steps=STEPS, seeds=2 if asked.quick else 8, samples=4, patterns=3 if asked.quick else 15,
     ways={"recommended": advice.solve}, rivals={f"stochastic gradients of {PART}": stochastic_gradients},
-    reference_steps=(4 if asked.quick else 16) * STEPS,
+    reference_steps=(4 if asked.quick else 8) * STEPS,
 )  # fmt: skip
-print(compared)
+print(compared, "\n")
 
 # %% [markdown]
 # ## The border, as a rate

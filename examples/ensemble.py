@@ -131,7 +131,7 @@ problem = LadderProblem(
 compared = study.equal_cost(
     problem, share=found.full_cost / found.cost, steps=STEPS, seeds=4 if asked.quick else 16,
     samples=8 if asked.quick else 32, patterns=3 if asked.quick else 15,
-    reference_steps=(4 if asked.quick else 16) * STEPS,
+    reference_steps=(4 if asked.quick else 8) * STEPS,
 )  # fmt: skip
 print(compared)
 smooth, spread = run(COUNT // 4, None, level=1).statistics.functionals["crossed"]

@@ -125,7 +125,7 @@ names = ("independent", "impulse"), ("independent", "control"), ("periodic", "im
 rules = [study.multilevel(*each) for each in (*names, ("systematic", "extrapolate"))]
 compared = study.equal_cost(
     problem, rules, share=8.0 if not asked.quick else 4.0, steps=STEPS, patterns=3 if asked.quick else 15,
-    seeds=2 if asked.quick else 8, samples=2, reference_steps=(4 if asked.quick else 16) * STEPS,
+    seeds=2 if asked.quick else 8, samples=2, reference_steps=(4 if asked.quick else 8) * STEPS,
 )  # fmt: skip
 print(compared)
 

@@ -139,7 +139,7 @@ ways = {
 pairs = ("independent", "impulse"), ("systematic", "impulse"), ("systematic", "hold")
 compared = study.equal_cost(
     problem, [study.multilevel(*pair) for pair in pairs], ways=ways, share=SHARE, steps=STEPS, seeds=SEEDS,
-    samples=SAMPLES, patterns=3 if asked.quick else 15, reference_steps=(8 if asked.quick else 32) * STEPS,
+    samples=SAMPLES, patterns=3 if asked.quick else 15, reference_steps=(8 if asked.quick else 16) * STEPS,
 )  # fmt: skip
 print(compared)
 

@@ -119,7 +119,7 @@ def by_random_batches(y0: torch.Tensor, **options: object) -> mlsde.Solution:
 compared = study.equal_cost(
     problem, share=SHARE, steps=STEPS, seeds=2 if asked.quick else 6, samples=1, patterns=3 if asked.quick else 15,
     ways={"recommended": advice.solve}, rivals={f"random batches of {PART}": by_random_batches},
-    reference_steps=(4 if asked.quick else 8) * STEPS,
+    reference_steps=(4 if asked.quick else 6) * STEPS,
 )  # fmt: skip
 print(compared)
 

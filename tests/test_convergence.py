@@ -255,7 +255,7 @@ def test_an_equation_without_a_reference_is_measured_against_a_fine_run_of_its_t
     assert candidate.levels > 1
     trials = Trials(own(), 3.0, 3, 3, 0, "sample", 96)
     (batch,) = trials.batches
-    fine = mlsde.solve(own().sde, batch.y0, (0.0, 1.0), steps=96, brownian=batch.path).y1
+    fine = mlsde.solve(own().sde, batch.y0, (0.0, 1.0), steps=96, method="heun", brownian=batch.path).y1
     here = mlsde.solve(
         own().sde, batch.y0, (0.0, 1.0), steps=candidate.steps, level=candidate.levels, brownian=batch.path
     ).y1

@@ -44,7 +44,7 @@ class LadderProblem:
         t_span: ``(t0, t1)``.
         reference: ``reference(y0, path)`` returns the solution at ``t1`` from ``y0`` on a Brownian path (``None`` for
             an ODE), shape of ``y0``: what errors are measured against. ``None`` runs the top level with a fine step, by
-            Heun for an ODE and by Milstein where the noise allows it.
+            Heun for an ODE or additive noise, and by Milstein where the noise allows it.
         gamma: exponent of the price of accuracy, if it is known: a level whose error is ``eps`` costs ``eps^-gamma``.
 
     Raises:

@@ -243,7 +243,7 @@ def equal_cost(
 
 
 def _gamma(problem: LadderProblem) -> float:
-    """Exponent that shapes the probabilities; of two levels the budget alone decides how often the second fires."""
+    """Exponent that shapes the probabilities; of two levels, the first at every step, the budget decides alone."""
     if problem.gamma is None and len(problem.sde.drift) > 2:
         raise ValueError("problem must know its gamma; measure it with mlsde.study.diagnose(problem).gamma.")
     return 1.0 if problem.gamma is None else problem.gamma

@@ -125,8 +125,7 @@ class Batch:
             return problem.reference(self.y0, self.path)
         steps = self.reference_steps
         # of higher order than what is measured against it, where that is to be had
-        additive = problem.strong_order == 1.0 and not problem.sde.is_ode
-        method = "euler" if additive else higher_order(problem, self.y0) or "euler"
+        method = higher_order(problem, self.y0) or "euler"
         try:
             return solve(problem.sde, self.y0, problem.t_span, steps=steps, method=method, brownian=self.path).y1
         except NonFiniteError as error:
