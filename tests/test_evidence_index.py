@@ -76,7 +76,7 @@ def test_the_machine_is_the_one_that_the_page_names(file):
 
 def test_pictures_are_drawn_from_files_that_there_are():
     for name, line in rows().items():
-        if name.startswith("images/"):
+        if name.startswith("images/") and line[2] != "the page's own blocks":
             assert (RESULTS / line[2].strip("`")).exists(), name
 
 
