@@ -134,7 +134,7 @@ def test_a_block_that_is_not_run_is_one_of_commands_or_of_the_host_s_code(page):
         if language in SHELL and not all(COMMAND.match(line) for line in lines):
             assert language == "", f"no command: {text}"
             tree = ast.parse(text)
-            if not imported(tree) & NOT_INSTALLED:
+            if not named(tree) & NOT_INSTALLED:
                 run_in_a_pipeline(text)
 
 
@@ -142,11 +142,12 @@ NOT_INSTALLED = {"torchdiffeq", "diffrax", "jax"}
 """Libraries that pages show beside ours and that tests do without: their code is read, not run."""
 
 
-def imported(tree: ast.Module) -> set[str]:
-    """Top-level names of the packages that code imports."""
+def named(tree: ast.Module) -> set[str]:
+    """Names that code uses, and top-level names of the packages that it imports."""
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     whole = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     parts = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    return {name.partition(".")[0] for name in [*whole, *parts]}
+    return used | {name.partition(".")[0] for name in [*whole, *parts]}
 
 
 def run_in_a_pipeline(code: str) -> None:
