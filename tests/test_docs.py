@@ -138,7 +138,7 @@ def test_a_block_that_is_not_run_is_one_of_commands_or_of_the_host_s_code(page):
                 run_in_a_pipeline(text)
 
 
-NOT_INSTALLED = {"torchdiffeq", "diffrax", "jax"}
+NOT_INSTALLED = {"torchdiffeq", "diffrax", "jax", "k_diffusion"}
 """Libraries that pages show beside ours and that tests do without: their code is read, not run."""
 
 
