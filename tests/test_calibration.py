@@ -372,6 +372,19 @@ def test_a_share_that_pays_for_nothing_warns_in_a_sentence():
     assert (cal.recording.steps, cal.recording.samples) == (8, 1)
 
 
+def test_a_pilot_whose_steps_are_too_long_for_a_stiff_equation_says_so_and_one_of_enough_steps_does_not():
+    """``1 - 100 / 16`` is far from a decay, ``1 - 100 / 200`` is one."""
+    levels = [lambda t, y: -100.0 * y, lambda t, y: -100.0 * y + 0.1 * torch.sin(y)]
+    sde = mlsde.SDE(mlsde.DriftHierarchy(levels, [1.0, 20.0]), 0.5)
+    y0 = torch.ones(64, 2, dtype=torch.float64)
+    stiff = mlsde.calibrate(sde, y0, (0.0, 1.0), steps=400, pilot_steps=16)
+    (warning,) = [one for one in stiff.warnings if "errors grow" in one]
+    assert "its 16 steps are too long for this equation" in warning and "give pilot_steps=" in warning
+    assert warning in stiff.recommend(budget=1000.0).warnings
+    fine = mlsde.calibrate(sde, y0, (0.0, 1.0), steps=400, pilot_steps=400)
+    assert not any("errors grow" in one for one in fine.warnings)
+
+
 # files
 
 

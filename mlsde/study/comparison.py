@@ -148,6 +148,7 @@ class Comparison:
             "rows": [
                 {
                     "name": r.name,
+                    "kind": r.kind,
                     "cost": r.cost,
                     "coins_error": r.coins_error,
                     "error": r.error,
