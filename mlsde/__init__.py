@@ -7,6 +7,9 @@
 >>> solution = mlsde.solve(sde, torch.zeros(100, 2), (0.0, 1.0), steps=200, multilevel=multilevel)
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mlsde.brownian import BrownianPath, NoiseSampler
 from mlsde.calibration import Calibration, Recommendation, calibrate
 from mlsde.ensembles import Ensemble, EnsembleError, Statistics, ensemble
@@ -23,6 +26,14 @@ from mlsde.probabilities import Constant, Learned, Optimal, PowerLaw
 from mlsde.sde import SDE
 from mlsde.solution import NonFiniteError, Solution, Stats
 from mlsde.variances import LevelVariances, level_variances
+
+if TYPE_CHECKING:
+    from mlsde import bench as bench
+    from mlsde import diffusion as diffusion
+    from mlsde import plots as plots
+    from mlsde import problems as problems
+    from mlsde import study as study
+    from mlsde import theory as theory
 
 __version__ = "0.1.0"
 
@@ -58,3 +69,16 @@ __all__ = [
     "solve",
     "solve_ivp",
 ]
+
+_ROOMS = ("bench", "diffusion", "plots", "problems", "study", "theory")
+
+
+def __getattr__(name: str) -> Any:
+    """The rooms that are imported when they are asked for."""
+    if name in _ROOMS:
+        return import_module(f"mlsde.{name}")
+    raise AttributeError(f"module 'mlsde' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__", *_ROOMS])

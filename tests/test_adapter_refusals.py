@@ -182,3 +182,11 @@ def test_an_error_within_a_level_says_which():
     with pytest.raises(RuntimeError, match="out of luck") as caught:
         model(start(), 0.5)
     assert caught.value.__notes__ == ["raised by level 2 of the ladder at timestep 0.5"]
+
+
+@pytest.mark.parametrize("rule", ["auto", mlsde.Constant([1.0, 0.5])])
+def test_a_rule_that_is_none_is_refused_when_it_is_set(rule):
+    model = mlsde.diffusion.MultilevelDenoiser([lambda x, t: x, lambda x, t: x], steps=5)
+    with pytest.raises(TypeError, match=r"multilevel must be an mlsde\.Multilevel or None"):
+        model.multilevel = rule
+    assert model.multilevel is None

@@ -480,3 +480,16 @@ def test_a_level_that_is_not_finite_along_the_pilot_is_not_chosen():
         found = auto(equation(levels=(broken, near, spin), costs=(1.0, 10.0, 100.0)), budget=12_800.0)
     assert 1 not in found.recommendation.levels
     assert_sound(found)
+
+
+def test_a_budget_of_a_ladder_without_prices_is_in_seconds_and_says_so():
+    sde = mlsde.SDE(mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)]), 0.5)
+    with pytest.raises(ValueError, match=r"budget=2500.0 is in seconds .* costs="):
+        mlsde.solve(sde, torch.zeros(10, 2), (0.0, 1.0), multilevel="auto", budget=2500.0)
+
+
+def test_what_a_pilot_warns_of_points_to_the_caller():
+    drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -y], costs=[1.0, 50.0])
+    with pytest.warns(UserWarning, match="are the same along the pilot") as caught:
+        mlsde.solve(mlsde.SDE(drift, 0.5), torch.ones(200, 2), (0.0, 1.0), multilevel="auto", budget=2500.0)
+    assert all(one.filename == __file__ for one in caught)

@@ -137,3 +137,15 @@ def test_the_core_never_imports_a_leaf(path):
 def test_the_package_is_typed_and_has_a_version():
     assert (PACKAGE / "py.typed").exists()
     assert re.fullmatch(r"\d+\.\d+\.\d+", mlsde.__version__)
+
+
+def test_rooms_are_there_once_they_are_asked_for():
+    code = (
+        "import sys, mlsde; early = {'mlsde.study', 'mlsde.diffusion', 'mlsde.plots'} & set(sys.modules); "
+        "mlsde.plots.firings, mlsde.study.plain, mlsde.problems.analytic, mlsde.theory, mlsde.bench; "
+        "mlsde.diffusion.sample; print(sorted(early), 'plots' in dir(mlsde))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "[] True\n"
+    with pytest.raises(AttributeError, match="module 'mlsde' has no attribute 'plot'"):
+        mlsde.plot  # noqa: B018

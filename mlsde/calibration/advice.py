@@ -122,9 +122,10 @@ def about_the_pilot(recording: Recording) -> list[str]:
         ]
     worst = max(recording.trials, key=lambda off: max(off, 1.0 / max(off, 1e-9)))
     if not 1 / 3 < worst < 3:
+        off = f"{worst:.2g} times as much as" if worst > 1 else f"{1 / max(worst, 1e-9):.2g} times less than"
         return [
-            f"coins on the pilot's own samples missed by {worst:.2g} times what first order foresees, so predictions "
-            "are rough here; a pilot with more steps may help."
+            f"coins on the pilot's own samples missed by {off} first order foresees, so predictions are rough here; a "
+            "pilot with more steps may help."
         ]
     return []
 

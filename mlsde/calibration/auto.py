@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from typing import Any
 
@@ -18,6 +19,9 @@ from mlsde.chunks.ranks import Ranks
 from mlsde.log import log
 from mlsde.sde import SDE
 from mlsde.steppers import METHODS
+
+_MANY_STEPS = 10_000_000
+"""Steps beyond which a budget was hardly meant in seconds."""
 
 SHARE = 0.1
 """Of the run's price that a pilot may cost."""
@@ -103,11 +107,19 @@ def _refuse_other_span(calibration: Calibration, ends: Any) -> None:
         )
 
 
+def _callers_level() -> int:
+    """How far up the first function outside the package is, for a warning that points there."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "mlsde":
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def _told(found: Recommendation) -> Recommendation:
     words = "chosen: %s; predicted error %.3g at %.6g per trajectory"
     log.info(words, found.describe(), found.predicted_error, found.predicted_cost)
     for sentence in found.warnings:
-        warnings.warn(sentence, UserWarning, stacklevel=4)
+        warnings.warn(sentence, UserWarning, stacklevel=_callers_level())
     return found
 
 
@@ -145,6 +157,11 @@ def _for_price(
     else:
         price = checks.positive_number("budget", budget)
     count = fixed if fixed is not None else max(1, math.ceil(price / top))
+    if sde.drift.costs is None and fixed is None and count > _MANY_STEPS:
+        raise ValueError(
+            f"budget={budget} is in seconds per trajectory here, because the ladder has no prices, and would pay for "
+            f"{count:.2g} steps; give DriftHierarchy(..., costs=[...]), or a budget in seconds."
+        )
     grid: dict[str, Any] = {"steps": count} if times is None else {"times": times}
     if measure.size(SHARE * price * trajectories / each) is None or len(priced.drift) == 1:
         return _told(

@@ -57,8 +57,7 @@ class MultilevelDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         costs: price of one evaluation of each net for one sample; ``"flops"`` to count them at the first call, which
             evaluates each net once more for one sample; ``None`` counts only if the rule needs prices.
         names: of the levels, for tables.
-        clipping: what to do about a ``scheduler`` that clips, so that the estimate is not unbiased: ``"warn"`` (once),
-            ``"refuse"`` or ``"allow"``.
+        clipping: what to do about a ``scheduler`` that clips (a biased estimate): ``"warn"`` once, ``"refuse"``, ``"allow"``.
 
     Raises:
         TypeError, ValueError: naming the argument; at construction as far as it can be known there.
@@ -89,8 +88,6 @@ class MultilevelDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
     ) -> None:
         super().__init__()
         self.levels = _modules(models)
-        if multilevel is not None and not isinstance(multilevel, Multilevel):
-            raise TypeError(f"multilevel must be an mlsde.Multilevel or None, got {multilevel!r}.")
         self.multilevel = multilevel
         _check_schedule(multilevel, steps, scheduler, timesteps)
         self.steps, self.scheduler = steps, scheduler
@@ -105,6 +102,17 @@ class MultilevelDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         self._branch: str | None = None
         self._told: set[str] = set()
         self._counted: dict[Any, tuple[float, ...]] = {}
+
+    @property
+    def multilevel(self) -> Multilevel | None:
+        """How the ladder is used; may be set between runs."""
+        return self._multilevel
+
+    @multilevel.setter
+    def multilevel(self, rule: Multilevel | None) -> None:
+        if rule is not None and not isinstance(rule, Multilevel):
+            raise TypeError(f"multilevel must be an mlsde.Multilevel or None, got {rule!r}.")
+        self._multilevel = rule
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Estimate the last net's output at one step; arguments and result are as of that net.
@@ -355,14 +363,11 @@ def _check_schedule(multilevel: Multilevel | None, steps: Any, scheduler: Any, t
         raise ValueError("scheduler= and timesteps= were both given; give one of the two.")
     if scheduler is not None and not hasattr(scheduler, "timesteps"):
         raise TypeError(f"scheduler must have .timesteps, as those of diffusers have, got {type(scheduler).__name__}.")
-    if timesteps is not None and steps is not None:
-        count = len(set(checks.as_float64("timesteps", timesteps).tolist()))
-        if count != steps:
-            raise ValueError(f"steps={steps} was given with timesteps= of {count} distinct values; make them agree.")
+    count = steps if timesteps is None else len(set(checks.as_float64("timesteps", timesteps).tolist()))
+    if steps is not None and count != steps:
+        raise ValueError(f"steps={steps} was given with timesteps= of {count} distinct values; make them agree.")
     if multilevel is not None and steps is None and scheduler is None and timesteps is None:
-        raise ValueError(
-            "steps=, scheduler= or timesteps= must be given with multilevel=, to plan the coins; got none."
-        )
+        raise ValueError("steps=, scheduler= or timesteps= must be given with multilevel=, to plan coins; got none.")
 
 
 def _of_scheduler(scheduler: Any, steps: int | None, call: Call) -> Schedule:
