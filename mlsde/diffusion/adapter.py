@@ -57,7 +57,7 @@ class MultilevelDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         costs: price of one evaluation of each net for one sample; ``"flops"`` to count them at the first call, which
             evaluates each net once more for one sample; ``None`` counts only if the rule needs prices.
         names: of the levels, for tables.
-        clipping: what to do about a ``scheduler`` that clips (a biased estimate): ``"warn"`` once, ``"refuse"``, ``"allow"``.
+        clipping: what to do about a ``scheduler`` that clips, a bias: ``"warn"`` (once), ``"refuse"`` or ``"allow"``.
 
     Raises:
         TypeError, ValueError: naming the argument; at construction as far as it can be known there.
