@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     parsed = parser.parse_args(arguments)
+    for name, value in vars(parsed).items():
+        if isinstance(value, list) and name not in ("names", "results"):  # argparse makes lists of what follows "--"
+            parser.error(f"argument {name}: expected one word, got {value!r}.")
     try:
         return int(parsed.run(parsed))
     except OSError as error:  # a full disk, a file that went away

@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> None:
     marker = "numbers" if arguments.suite == "core" else arguments.suite
     page = None if arguments.markdown is None else read_text("--markdown", arguments.markdown)
     if page is not None:
-        renewed(page, "", marker)  # says that it has no markers
+        renewed(page, "", marker, f"--markdown={arguments.markdown!r}")  # says that it has no markers
     if arguments.read is not None:
         numbers = read_json("--read", arguments.read)
     else:
