@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,10 @@ def numbers(name: str, values: Any) -> np.ndarray:
         values = [value.detach().cpu().tolist() if isinstance(value, Tensor) else value for value in values]
     try:
         array = np.asarray(values)
+        if array.dtype.kind == "O" and all(
+            isinstance(value, Real) for value in array.flat
+        ):  # beyond 64 bits; fractions
+            array = np.array([number(name, value) for value in array.flat]).reshape(array.shape)
         if array.dtype.kind not in "biuf":
             raise TypeError("not numbers, though numpy would make some of them")
         return array.astype(np.float64)

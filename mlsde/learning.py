@@ -39,6 +39,8 @@ _LEAST_FIRINGS = 0.01
 _SURE = (0.9, 0.5, 0.25, 0.125)
 """Halfway through, knots with probabilities from here on are tried at 1, where levels share one evaluation."""
 
+_MOST_RATE = 100.0
+
 _TRIALS = 4
 """Batches on which that is judged."""
 
@@ -108,6 +110,8 @@ def learn(
     checks.one_of("gradient", gradient, GRADIENTS)
     progress = checks.truth("progress", progress)
     rate = checks.positive_number("learning_rate", learning_rate)
+    if rate > _MOST_RATE:
+        raise ValueError(f"learning_rate must be at most {_MOST_RATE:g}, being in units of the logits, got {rate:g}.")
     table = Knots.of(grid, int(knots), sde.drift, float(budget))
     runs = Runs(sde, y0, grid, method, int(samples), checks.one_seed(seed))
     if start is None:

@@ -9,7 +9,7 @@ from fuzzing import LADDERS, STATES, attempt, counts, fuzz, numbered, odd_ladder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlsde import SDE, DriftHierarchy, solve, study
+from mlsde import SDE, DriftHierarchy, checks, solve, study
 from mlsde.problems import LadderProblem, analytic, kinds, linear, mixtures, perturbed, science
 from mlsde.problems.ladder import scattered_start
 
@@ -81,7 +81,7 @@ def test_an_equation_with_something_odd_in_it_has_its_moments_or_gives_a_clear_e
     problem = attempt(lambda: function(**arguments), *EXACT[function])
     if problem is None or tried(lambda: runs(problem), *EXACT[function], "y0") is None:
         return
-    sizes = [np.abs(np.ravel(np.asarray(value, dtype=float))).max() for value in arguments.values() if not text(value)]
+    sizes = [np.abs(checks.numbers(name, value)).max() for name, value in arguments.items() if name != "calculus"]
     size = min(1.0 + max(sizes), 1e150)  # rounding grows with the largest number
     for moment, shape in ((problem.mean, 1), (problem.second_moment, 2)):
         if moment is not None:
@@ -92,10 +92,6 @@ def test_an_equation_with_something_odd_in_it_has_its_moments_or_gives_a_clear_e
     if problem.exact is not None:
         y0 = problem.start(2)
         torch.testing.assert_close(problem.exact(0.0, y0, torch.zeros_like(y0)), y0, rtol=1e-9, atol=1e-9 * size)
-
-
-def text(value):
-    return isinstance(value, str)
 
 
 @fuzz()
@@ -220,7 +216,7 @@ def test_a_study_of_odd_levels_and_states_has_frontiers_or_gives_a_clear_error(d
         return study.convergence(problem, rules, [1.0, 0.5], seeds=2, samples=2, steps=[1, 2, 4])
 
     found = tried(frontiers, "level", "start", "y0", "diffusion", "reference")
-    assert found is None or all(cost > 0 for frontier in found.frontiers for cost in frontier.costs)
+    assert found is None or all(cost >= 0 for frontier in found.frontiers for cost in frontier.costs)
 
 
 @fuzz()

@@ -271,7 +271,7 @@ def test_bad_arguments_of_the_jump_process_are_named(change, error, message):
         (lambda: euler_moments(OU, 1.5, TIMES), TypeError, "y0 must be a tensor of float64, got float"),
         (lambda: euler_moments(OU, Y0, [0.0, 0.0]), ValueError, "times must give strictly"),
         (lambda: multilevel_moments(OU, Y0, TIMES, [1.0]), ValueError, r"probabilities has shape \(1,\), expected"),
-        (lambda: multilevel_moments(OU, Y0, TIMES, [1.0, 0.0]), ValueError, "p must hold probabilities above 0"),
+        (lambda: multilevel_moments(OU, Y0, TIMES, [1.0, 0.0]), ValueError, "probabilities must be above 0"),
     ],
 )
 def test_bad_arguments_are_named(call, error, message):

@@ -35,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``mlsde COMMAND …`` and return the exit status: 2 too if an extra is not installed, or a file fails."""
-    parsed = parser().parse_args(arguments)
+    words = parser()
+    parsed = words.parse_args(arguments)
+    for name, value in vars(parsed).items():
+        if isinstance(value, list) and name not in ("names", "results"):  # argparse makes lists of what follows "--"
+            words.error(f"argument {name}: expected one word, got {value!r}.")
     shown = logging.StreamHandler()  # warnings alone, on standard error
     shown.setFormatter(logging.Formatter(f"mlsde {parsed.command}: %(message)s"))
     log.addHandler(shown)

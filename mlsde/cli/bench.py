@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> None:
     marker = _MARKERS.get(suite, suite)
     page = None if arguments.markdown is None else read_text("--markdown", arguments.markdown)
     if page is not None:
-        renewed(page, "", marker)  # says that it has no markers
+        renewed(page, "", marker, f"--markdown={arguments.markdown!r}")  # says that it has no markers
     numbers = _measured(arguments) if arguments.read is None else read_json("--read", arguments.read)
     with numbers_of(suite, "--read", arguments.read):
         result = _RESULTS[suite].from_dict(numbers)

@@ -119,7 +119,7 @@ def _pages(arguments: argparse.Namespace) -> int:
     if arguments.keep is not None:
         keep(results, arguments.keep)
     if arguments.markdown is not None:
-        page = renewed(read_text("--markdown", arguments.markdown), section, marker)
+        page = renewed(read_text("--markdown", arguments.markdown), section, marker, "--markdown")
         Path(arguments.markdown).write_text(page)
     if arguments.pictures is not None:
         print(benchmark_report.picture(results, f"{arguments.pictures}-errors.png"))

@@ -85,7 +85,7 @@ def _page(arguments: argparse.Namespace) -> int:
     with numbers_of("distances", "--results", arguments.results):
         section = "\n" + "\n".join(map(markdown, results)) + "\n"
     if arguments.markdown is not None:
-        page = renewed(read_text("--markdown", arguments.markdown), section, "distances")
+        page = renewed(read_text("--markdown", arguments.markdown), section, "distances", "--markdown")
         Path(arguments.markdown).write_text(page)
     return 0
 

@@ -147,7 +147,7 @@ def numbers(name: str, text: str) -> tuple[float, ...]:
         raise ValueError(f"{name} must be numbers separated by commas, such as 5,10, got {text!r}.") from None
 
 
-def renewed(page: str, section: str, name: str = "numbers") -> str:
+def renewed(page: str, section: str, name: str = "numbers", called: str = "the page") -> str:
     """Return the page with what stands between its markers ``<!-- name: begin -->`` and ``end`` replaced.
 
     Raises:
@@ -157,5 +157,5 @@ def renewed(page: str, section: str, name: str = "numbers") -> str:
     before, begin, rest = page.partition(begin_mark)
     _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"the page needs the two lines {begin_mark.strip()} and {end_mark.strip()}, in this order.")
+        raise ValueError(f"{called} needs the two lines {begin_mark.strip()} and {end_mark.strip()}, in this order.")
     return "".join([before, begin, section, end, after])

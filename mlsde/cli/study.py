@@ -182,7 +182,7 @@ def _renew(page: Path, folder: Path) -> int:
     text = read_text("--page", page)
     made = choice_tables(folder) if "<!-- choice: begin -->" in text else tables(folder)
     for name, table in made.items():
-        text = renewed(text, f"\n{table}\n\n", name)
+        text = renewed(text, f"\n{table}\n\n", name, "--page")
     page.write_text(text)
     return 0
 
@@ -322,11 +322,12 @@ def named_method(name: str) -> Any:
     if name == "stitching":
         return stitching()
     first, _, second = name.partition("-")
-    if first == "plain":
-        return plain(second or "euler")
-    if not second:
+    if not second and first != "plain":
         raise ValueError(f"--methods: {name!r} is not known; give plain, plain-heun, stitching or COINS-CORRECTION.")
-    return multilevel(first, second)
+    try:
+        return plain(second or "euler") if first == "plain" else multilevel(first, second)
+    except ValueError as error:
+        raise ValueError(f"--methods={name!r}: {error}") from None
 
 
 def _number(name: str, word: str) -> float:

@@ -166,9 +166,11 @@ def perturbed(
     checks.callable_as("base", "f(t, y)", base)
     d, count = checks.positive_integer("dimension", dimension), checks.positive_integer("levels", levels)
     gamma, size = checks.positive_number("gamma", gamma), checks.non_negative_number("size", size)
+    checks.squarable("size", size)
     checks.one_of("differences", differences, DIFFERENCES)
     checks.one_of("work", work, WORK)
     features, frequency = checks.positive_integer("features", features), checks.positive_number("frequency", frequency)
+    checks.squarable("frequency", frequency)
     checks.one_seed(seed)
     if gamma * (count - 1) > 500 or count > 500:
         raise ValueError(f"levels={count} with gamma={gamma:g} are dearer than 2^500; take fewer levels.")

@@ -133,6 +133,8 @@ def multilevel_moments(
         raise ValueError(
             f"probabilities has shape {table.shape}, expected {(levels,)}, or {(len(steps), levels)} for each step."
         )
+    if not ((table > 0) & (table <= 1)).all():
+        raise ValueError(f"probabilities must be above 0 and at most 1, got {table.min():g} to {table.max():g}.")
     rows = np.broadcast_to(table, (len(steps), levels))
     covariances = [torch.as_tensor(theory.weight_covariance(row, coins)) for row in rows]
 
@@ -234,7 +236,8 @@ class _Affine:
     offset: Tensor
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        return checks.vectors("y", y, len(self.offset)) @ self.matrix.T + self.offset
+        checks.vectors("y", y.flatten(0, -2) if y.ndim > 2 else y, len(self.offset))
+        return y @ self.matrix.T + self.offset
 
 
 def _checked(problem: object) -> LinearProblem:

@@ -66,7 +66,7 @@ def fit(errors: Sequence[float], costs: Sequence[float], resampled: Sequence[Seq
         costs: least cost that reaches each; infinite if none does.
         resampled: the same with the seeds drawn anew, one sequence per draw of the bootstrap.
     """
-    reached = [i for i, cost in enumerate(costs) if math.isfinite(cost)]
+    reached = [i for i, cost in enumerate(costs) if 0 < cost < math.inf]  # nothing is told by what cost nothing
     if len(reached) < 2:
         return Exponent(math.nan, (math.nan, math.nan), (), "not fitted: fewer than two of the errors were reached")
     kept = reached[after_plateau([errors[i] for i in reached], [costs[i] for i in reached]) :]
@@ -74,7 +74,7 @@ def fit(errors: Sequence[float], costs: Sequence[float], resampled: Sequence[Seq
     value = fitted_exponent(used, [costs[i] for i in kept])
     slopes = []
     for draw in resampled:
-        found = [i for i in kept if math.isfinite(draw[i])]
+        found = [i for i in kept if 0 < draw[i] < math.inf]
         if len(found) >= 2:
             slopes.append(fitted_exponent([errors[i] for i in found], [draw[i] for i in found]))
     interval = tuple(float(x) for x in np.percentile(slopes, [2.5, 97.5])) if slopes else (math.nan, math.nan)

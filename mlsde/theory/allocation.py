@@ -47,6 +47,10 @@ def evaluation_probabilities(probabilities: Table, coins: str = "independent") -
     return p + above - 2 * both + both * (p != above)
 
 
+_MOST_COUNTED, _SETTLED = 10**7, 64
+"""Steps of periodic coins that are counted one by one; steps from which on every further one costs the same."""
+
+
 @arguments.within_floats
 def expected_cost(
     probabilities: Table,
@@ -84,18 +88,27 @@ def expected_cost(
     table = arguments.probabilities(probabilities, len(prices), steps)
     rule = Multilevel(lambda t: prices, coins, correction)  # checks the names
     differences = checks.truth("differences", differences)
-    repeats, rows = 1, np.atleast_2d(table)
-    if table.ndim == 1 and (correction in MEMORY or coins == "periodic"):
-        rows = np.tile(rows, (steps or 1, 1))
-    elif table.ndim == 1:
-        repeats = steps or 1
-    if correction in MEMORY:
-        rows = np.concatenate([np.ones_like(rows[:1]), rows[1:]])
-    plan = Plan(
-        np.arange(len(rows) + 1.0), rows, rule.coins, rule.correction, "batch", ((0,),), differences,
-        checks.positive_integer("stages", stages), tuple(prices.tolist()),
-    )  # fmt: skip
-    return repeats * float(plan.expected_evaluations @ prices)
+    stages = checks.positive_integer("stages", stages)
+
+    def cost_of(rows: np.ndarray) -> float:
+        if correction in MEMORY:
+            rows = np.concatenate([np.ones_like(rows[:1]), rows[1:]])
+        plan = Plan(
+            np.arange(len(rows) + 1.0), rows, rule.coins, rule.correction, "batch", ((0,),), differences, stages,
+            tuple(prices.tolist()),
+        )  # fmt: skip
+        return float(plan.expected_evaluations @ prices)
+
+    if table.ndim == 2:
+        return cost_of(table)
+    count = 1 if steps is None else steps
+    if coins == "periodic":  # whose firings must be counted
+        return cost_of(np.tile(table, (checks.positive_integer("steps", count, _MOST_COUNTED), 1)))
+    if correction not in MEMORY:
+        return count * cost_of(table[None])
+    short = min(count, _SETTLED)
+    cost = cost_of(np.tile(table, (short, 1)))
+    return cost if short == count else cost + (count - short) * (cost - cost_of(np.tile(table, (short - 1, 1))))
 
 
 @arguments.within_floats
