@@ -72,12 +72,13 @@ __all__ = [
 
 _ROOMS = ("bench", "diffusion", "plots", "problems", "study", "theory")
 
+if not TYPE_CHECKING:  # a checker knows the rooms from above, and tells of names that there are not
 
-def __getattr__(name: str) -> Any:
-    """The rooms that are imported when they are asked for."""
-    if name in _ROOMS:
-        return import_module(f"mlsde.{name}")
-    raise AttributeError(f"module 'mlsde' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """The rooms that are imported when they are asked for."""
+        if name in _ROOMS:
+            return import_module(f"mlsde.{name}")
+        raise AttributeError(f"module 'mlsde' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

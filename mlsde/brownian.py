@@ -163,9 +163,10 @@ class BrownianPath:
 
         ``ValueError`` for equal times. See also :class:`mlsde.BrownianNoiseSampler`.
         """
-        if float(t) == float(t_next):
+        increment, length = self(t, t_next), abs(float(t_next) - float(t))  # which checks the times
+        if length == 0:
             raise ValueError(f"t and t_next must be two different times, got {float(t)} twice.")
-        return self(t, t_next) / math.sqrt(abs(float(t_next) - float(t)))
+        return increment / math.sqrt(length)
 
     def value(self, t: float) -> Tensor:
         """Return ``W(t)``, shape ``shape``, not to be written into; ``ValueError`` outside ``[t0, t1]``."""

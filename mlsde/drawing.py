@@ -38,7 +38,7 @@ def canvas(width: float, height: float) -> Figure:
     Raises:
         ModuleNotFoundError: without matplotlib, with the command that installs it.
     """
-    extras.require("the figure", "matplotlib")
+    extras.require("the figure", "matplotlib.figure")
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415, on use
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -57,7 +57,7 @@ def axes(ax: Axes | None = None, width: float = 6.4, height: float = 3.8) -> Axe
         ModuleNotFoundError: without matplotlib, with the command that installs it.
         TypeError: if ``ax`` is given and not matplotlib's axes.
     """
-    extras.require("the figure", "matplotlib")
+    extras.require("the figure", "matplotlib.figure")
     from matplotlib.axes import Axes  # noqa: PLC0415, on use
 
     if ax is not None and not isinstance(ax, Axes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mlsde import extras
+from mlsde import checks, extras
 from mlsde.cli.output import destinations, environment, numbers, own_device, tells, threads, write_json
 
 
@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         destinations(
             pictures={"--picture": arguments.picture}, folders={"--folder": arguments.folder}, json=arguments.json
         )
+        checks.one_seed(arguments.seed)
         ladder = load_ladder(arguments.ladder, device=own_device(arguments.device))
         rows = pictures.draw(
             ladder, equation=arguments.equation, samples=arguments.samples, full_steps=arguments.steps,

@@ -27,7 +27,7 @@ from mlsde.linear import LinearPart
 from mlsde.sde import SDE
 
 SPACES = ("noise", "clean")
-_MOST_RHO = 1e6
+_LEAST_RHO, _MOST_RHO = 0.1, 1e6
 
 
 class Process(ABC):
@@ -187,8 +187,8 @@ class Process(ABC):
             to_clean: end at the clean data; otherwise where ``inner_span`` ends.
         """
         rho = checks.positive_number("rho", rho)
-        if rho > _MOST_RHO:  # powers of it would not tell times apart
-            raise ValueError(f"rho must be at most {_MOST_RHO:g}, got {rho:g}.")
+        if not _LEAST_RHO <= rho <= _MOST_RHO:  # powers of it would leave float64, or not tell times apart
+            raise ValueError(f"rho must lie between {_LEAST_RHO:g} and {_MOST_RHO:g}, got {rho:g}.")
         return self._grid(steps, to_clean, lambda x: np.exp(-x / rho), lambda power: -rho * np.log(power))
 
     def _grid(self, steps: int, to_clean: bool, scale: Any, inverse: Any) -> np.ndarray:
