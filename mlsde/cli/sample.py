@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         destinations(
             pictures={"--picture": arguments.picture}, folders={"--folder": arguments.folder}, json=arguments.json
         )
-        checks.one_seed(arguments.seed)
+        checks.torch_seed(arguments.seed)
         ladder = load_ladder(arguments.ladder, device=own_device(arguments.device))
         rows = pictures.draw(
             ladder, equation=arguments.equation, samples=arguments.samples, full_steps=arguments.steps,
