@@ -3,10 +3,7 @@
 import ast
 import importlib.util
 import json
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -239,25 +236,3 @@ def test_the_ensemble_goes_on_from_its_folder(tmp_path, monkeypatch, capsys):
     assert [line for line in told[0].splitlines() if "crossed" in line] == [
         line for line in told[1].splitlines() if "crossed" in line
     ]
-
-
-@pytest.mark.slow
-def test_the_whole_ensemble_runs_on_two_processes_and_says_the_same_as_on_one(tmp_path):
-    """Two processes of which one tells: none may wait for the other for ever."""
-    told = []
-    for launch in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
-        arguments = [
-            "--quick",
-            "--picture",
-            str(tmp_path / "a.png"),
-            "--folder",
-            str(tmp_path / f"chunks{len(launch)}"),
-        ]
-        done = subprocess.run(
-            [sys.executable, *launch, str(EXAMPLES / "ensemble.py"), *arguments], check=True, text=True, timeout=300,
-            stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        told.append(
-            [line for line in done.stdout.splitlines() if "of two processes" not in line and "bits" not in line]
-        )
-    assert told[0] == told[1]
