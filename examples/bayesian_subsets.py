@@ -158,6 +158,7 @@ figure = canvas(10.5, 4.2)
 left, right = figure.subplots(1, 2)
 draw_comparison(compared, left)
 draw_frontiers(frontiers, right)
+right.set_ylim(top=10 * right.get_ylim()[1])  # room for the legend
 print(f"picture: {save(figure, asked.picture)}")
 
 # %% [markdown]

@@ -61,7 +61,8 @@ def test_a_way_on_the_grid_of_the_rules_that_is_the_rule_has_its_row():
     problem = ladder()
     law = mlsde.PowerLaw(3.0, budget=64 * 64.0 / 8, order=2.0)
     way = functools.partial(mlsde.solve, problem.sde, t_span=(0.0, 1.0), steps=64, multilevel=rule(law))
-    found = compare(problem, [PAPER, HOLD], ways={"mine": way})
+    found = compare(problem, [PAPER, HOLD], ways={"mine": way}, rivals={"theirs": way})
+    assert (found["theirs"].coins_error, found["theirs"].ratio) == (None, None)  # it is judged as a whole
     same = dataclasses.replace(found[HOLD.name], name="mine", kind="way")
     for name in ("cost", "coins_error", "error"):
         assert getattr(found["mine"], name) == pytest.approx(getattr(same, name))

@@ -9,6 +9,7 @@ import torch
 import mlsde
 from mlsde import study
 from mlsde.problems import LadderProblem, analytic
+from mlsde.study import prediction
 from mlsde.study.methods import candidates
 
 F64 = torch.float64
@@ -115,6 +116,8 @@ def test_the_report_makes_no_statement_on_its_theory_and_does_not_take_it_for_pl
 
     mine = study.own("mine", exact, euler_price)
     found = study_of([study.plain(), mine, study.multilevel("systematic", "hold")], problem)
+    assert not prediction.predictable(mine)
+    assert prediction.predictable(study.plain()) and not prediction.predictable(study.stitching())
     assert "against the cheapest plain method (one level, Euler-Maruyama)" in repr(found)
     row = json.loads(json.dumps(found.as_dict()))["methods"][1]
     assert (row["name"], row["theory"], row["limit"]) == ("mine", None, None)
