@@ -199,12 +199,10 @@ def numbers(name: str, values: Any) -> np.ndarray:
         values = dense(name, values).detach().cpu()
         values = values.numpy() if values.dtype not in HALF_PRECISIONS else values.float().numpy()
     elif isinstance(values, Sequence) and any(isinstance(value, Tensor) for value in values):
-        values = [value.detach().cpu().tolist() if isinstance(value, Tensor) else value for value in values]
+        values = [dense(name, value).tolist() if isinstance(value, Tensor) else value for value in values]
     try:
         array = np.asarray(values)
-        if array.dtype.kind == "O" and all(
-            isinstance(value, Real) for value in array.flat
-        ):  # beyond 64 bits; fractions
+        if array.dtype.kind == "O" and all(isinstance(value, Real) for value in array.flat):  # fractions, long ints
             array = np.array([number(name, value) for value in array.flat]).reshape(array.shape)
         if array.dtype.kind not in "biuf":
             raise TypeError("not numbers, though numpy would make some of them")

@@ -17,7 +17,7 @@ from mlsde.cli import main
 
 WORDS = ["", "-1", "0", "1", "2", "2.5", "x", "nan", "inf", "1e400", "1,2", "0.5,0.25", ",", "1,", "-", "--", "é", " "]
 WORDS += ["9" * 30, "9" * 400, "nowhere/at/all.json", "page.md", "list.json", "numbers.json", "damaged.json", "folder"]
-WORDS += ["file.txt/inside", "../..", "/proc/nothing", "a\0b", "picture.xyz", "p.png", "digits", "fashion", "cuda"]
+WORDS += ["file.txt/inside", "folder/..", "/proc/nothing", "a\0b", "picture.xyz", "p.png", "digits", "fashion", "cuda"]
 WORDS += ["sde", "seconds", "plain", "stitching", "independent-impulse", "systematic-", "my_fuzzed:problem"]
 WORDS += ["my_fuzzed:nothing", "my_fuzzed", "my_fuzzed:number", ":", "short", "all", "None", "True", "1j"]
 MODULE = """

@@ -68,6 +68,7 @@ def chosen(
     """
     if budget is not None and tol is not None:
         raise ValueError("give one of budget= and tol=, got both.")
+    checks.one_of("method", method, tuple(METHODS))
     free = steps is None and times is None
     if free and budget is None and tol is None:
         raise ValueError('multilevel="auto" needs one of budget=, tol=, steps= and times=, got none.')

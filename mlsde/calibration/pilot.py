@@ -136,6 +136,11 @@ def record(
     vectors = sensitivity.projections(y0.to(states[0].dtype), projection_count(math.prod(y0.shape[1:]), len(y0)), rng)
     carrier = _carrier(costs, sde.drift.differences, gaps)
     ends[top, 1] = end
+    squares = (differences.double().flatten(3).square().sum(3)).cpu().numpy()  # (S, N, K)
+    squares *= gains[None, :, None] ** 2
+    if not (squares < _LARGEST).all():
+        k = int(np.argmax(squares.max((0, 1))))
+        raise ValueError(f"drift level {k + 1} is too large in the pilot for its square, {squares[..., k].max():.2g}.")
     sound = held["finite"].cpu().numpy()
     used = tuple((np.flatnonzero(sound) + 1).tolist())
     later: dict[str, Callable[[], Piece]] = {
@@ -160,11 +165,6 @@ def record(
     price += made["half-order"].note["price"] if "half-order" in made else 0.0
     price += sum(made[name].note["price"] for name in trials)
     price += float(evaluations @ costs)
-    squares = (differences.double().flatten(3).square().sum(3)).cpu().numpy()  # (S, N, K)
-    squares *= gains[None, :, None] ** 2
-    if not (squares < _LARGEST).all():
-        k = int(np.argmax(squares.max((0, 1))))
-        raise ValueError(f"drift level {k + 1} is too large in the pilot for its square, {squares[..., k].max():.2g}.")
     squares[..., ~sound] = math.inf
     scaled = differences.double().flatten(3) * torch.as_tensor(gains, device=y0.device).view(1, -1, 1, 1)
     increments = [(scaled[:, lag:] - scaled[:, :-lag]).square().sum(3).mean((0, 1)).tolist() for lag in LAGS]
@@ -333,10 +333,11 @@ def _responses(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # some functions warn when they are differentiated
             keep(sensitivity.backwards(run, states, k, vectors))
-        whole = _holds(out, growth)  # functions that are finite may have derivatives that are not
+        # functions that are finite may have derivatives that are not; a cheap level that bursts is left for the top one
+        followed = k == levels - 1 and not _holds(out, growth)
     except (sensitivity.OpaqueLevelError, RuntimeError):
-        whole = False
-    if not whole:
+        followed = True
+    if followed:
         keep(sensitivity.by_perturbation(run, states, k, vectors, rng))
     return out.reshape(-1, levels, steps, steps), growth
 

@@ -37,6 +37,10 @@ def doubled(first: Any, second: Any) -> Any:
                 "conditional and unconditional must have tensors of the same shape, "
                 f"got {tuple(second.shape)} and {tuple(first.shape)}; pad the shorter."
             )
+        if first.device != second.device:
+            raise ValueError(
+                f"conditional and unconditional must be on one device, got {second.device} and {first.device}."
+            )
         return torch.cat([first, second])
     if not _same(first, second):
         raise ValueError(f"conditional and unconditional must be tensors where they differ, got {first!r}, {second!r}.")

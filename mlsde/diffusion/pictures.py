@@ -103,7 +103,7 @@ def draw(
             raise ValueError(f"budgets must be at least 2 evaluations of the top level, got {budget:g}.")
     checks.positive_integer("samples", samples)
     checks.positive_integer("chunk", chunk)
-    job = _Job(ladder, equation, samples, chunk, checks.one_seed(seed), full_steps, tuple(budgets), report)
+    job = _Job(ladder, equation, samples, chunk, checks.torch_seed(seed), full_steps, tuple(budgets), report)
     work = ranks(job.device)
     manifest = {} if folder is None else job.manifest()
     store = open_store(work, None if folder is None else Path(folder), manifest, Piece)

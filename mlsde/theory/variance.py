@@ -73,7 +73,7 @@ def estimator_variance(differences: Tensor, p: Sequence[float] | Tensor, coins: 
             f"differences has shape {tuple(differences.shape)}, expected (K, samples, ...) "
             f"with the K={len(covariance)} levels of p."
         )
-    if not bool(differences.isfinite().all()):
+    if not bool(checks.dense("differences", differences).isfinite().all()):
         raise ValueError("differences must be finite, but they hold NaN or infinity.")
     flat = differences.reshape(*differences.shape[:2], -1)
     return torch.einsum("jk,jsi,ksi->s", covariance.to(flat), flat, flat)
