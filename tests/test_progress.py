@@ -136,7 +136,7 @@ def test_a_folder_is_gone_on_with_only_if_it_is_the_same_computation(heard, tmp_
     assert heard() == [("INFO", f"going on in {tmp_path / 'a'}")]
 
 
-def test_a_command_tells_warnings_while_it_runs_and_not_afterwards(monkeypatch, capsys):
+def test_a_command_tells_warnings_while_it_runs_and_not_afterwards(monkeypatch, capsys, caplog):
     from mlsde import cli
     from mlsde.log import log
 
@@ -146,6 +146,7 @@ def test_a_command_tells_warnings_while_it_runs_and_not_afterwards(monkeypatch, 
         return 0
 
     monkeypatch.setattr(cli.study, "run", run)
+    caplog.set_level(logging.INFO, logger="mlsde")  # as a program that hears more leaves it
     assert cli.main(["study", "--list"]) == 0
     log.warning("nor this")
     assert capsys.readouterr().err == "mlsde study: level 1 is out of memory\n"

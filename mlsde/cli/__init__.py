@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(value, list) and name not in ("names", "results"):  # argparse makes lists of what follows "--"
             words.error(f"argument {name}: expected one word, got {value!r}.")
     shown = logging.StreamHandler()  # warnings alone, on standard error
+    shown.setLevel(logging.WARNING)
     shown.setFormatter(logging.Formatter(f"mlsde {parsed.command}: %(message)s"))
     log.addHandler(shown)
     try:
