@@ -33,6 +33,7 @@ class IndependentIncrements:
         self._rows = randomness.NormalRows(shape, dtype, device, seed, randomness.NOISE, randomness.IN_ORDER)
         self._chunk = -1
         self._increments: tuple[Tensor, ...] = ()
+        self._memory: Tensor | None = None
 
     def increment(self, n: int) -> Tensor:
         """Increment over step ``n``, shape ``shape``; the same whenever it is asked for."""
@@ -43,13 +44,26 @@ class IndependentIncrements:
         return self._increments[row]
 
     def _scaled(self, chunk: int) -> tuple[Tensor, ...]:
+        out = self._reused()
         if self._root is not None:
-            return self._rows.chunk(chunk, self._root).unbind(0)
-        normals = self._rows.chunk(chunk)
+            return self._rows.chunk(chunk, self._root, out).unbind(0)
+        normals = self._rows.chunk(chunk, out=out)
         size = self._rows.rows_per_chunk
         roots = self._roots[chunk * size : (chunk + 1) * size]
         scale = sent(roots, normals.device, normals.dtype)
         return normals[: len(roots)].mul_(scale.view(-1, *[1] * (normals.ndim - 1))).unbind(0)
+
+
+    def _reused(self) -> Tensor | None:
+        """Memory that is drawn into again and again, because fresh pages cost as much as some of the numbers.
+
+        None where the graph is kept, which remembers increments, and of tensors that may not be written into.
+        """
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            return None
+        if self._memory is None:
+            self._memory = self._rows.empty()
+        return self._memory
 
 
 class PathIncrements:

@@ -300,6 +300,13 @@ class Run:
             where = f"at step {step}, t={when:g}"
         saver.keep_until(start if step is None else step)
         message = f"{culprit} became NaN or infinite {where}; take smaller steps, or look at it there."
+        if self._pilot is not None:
+            unseen = math.isnan(self._pilot.recommendation.predicted_error)
+            how = "was chosen unseen, because it is too small for a pilot" if unseen else "was chosen by a pilot"
+            message += (
+                f" This run ({self._pilot.recommendation.describe()}) {how}: give more, or calibrate with more "
+                "pilot_samples= and pilot_steps=, and hand that over with calibration=."
+            )
         saved = self._solution(saver, begin, False, f"stopped: {message}")
         message += " What had been saved is in this error's .solution."
         raise NonFiniteError(message, step, when, culprit, saved)

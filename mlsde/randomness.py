@@ -93,15 +93,25 @@ class NormalRows:
         self._per_sample = not isinstance(seed, int)
         self.rows_per_chunk = max(1, min(rows, elements // max(1, math.prod(self._part))))
 
-    def _draw(self, stream: _Stream, index: int, deviation: float) -> Tensor:
+    def _draw(self, stream: _Stream, index: int, deviation: float, out: Tensor | None = None) -> Tensor:
         self._generator.manual_seed(stream.seed(index))
-        drawn = torch.empty((self.rows_per_chunk, *self._part), device=self.device, dtype=torch.float32)
+        drawn = self.empty() if out is None else out
         return drawn.normal_(0.0, deviation, generator=self._generator)
 
-    def chunk(self, index: int, deviation: float = 1.0) -> Tensor:
-        """Rows ``index * rows_per_chunk …`` times ``deviation``, one tensor of shape ``(rows_per_chunk, *shape)``."""
+    def empty(self) -> Tensor:
+        """Memory for what is drawn at once, of all samples or of one."""
+        return torch.empty((self.rows_per_chunk, *self._part), device=self.device, dtype=torch.float32)
+
+    def chunk(self, index: int, deviation: float = 1.0, out: Tensor | None = None) -> Tensor:
+        """Rows ``index * rows_per_chunk …`` times ``deviation``, one tensor of shape ``(rows_per_chunk, *shape)``.
+
+        Args:
+            index: of the chunk.
+            deviation: factor.
+            out: what :meth:`empty` returned, to be drawn into; with one seed in float32 it is what is returned.
+        """
         if self._per_sample:
             drawn = torch.stack([self._draw(stream, index, deviation) for stream in self._streams], dim=1)
         else:
-            drawn = self._draw(self._streams[0], index, deviation)
+            drawn = self._draw(self._streams[0], index, deviation, out)
         return drawn.to(self.dtype)

@@ -45,7 +45,8 @@ class LevelVariances:
 
     def __repr__(self) -> str:
         means = ", ".join(f"{value:.3g}" for value in self.values.mean(axis=0))
-        return f"LevelVariances({len(self.times)} times from {self.times[0]:g} to {self.times[-1]:g}, means: {means})"
+        over = f"{len(self.times)} times from {self.times[0]:g} to {self.times[-1]:g}"
+        return f"LevelVariances(E|f^k - f^(k-1)|^2 at {over}; means of the levels: {means})"
 
     def __call__(self, t: float) -> np.ndarray:
         """Return ``V_k(t)``, shape ``(K,)``; constant beyond the grid."""

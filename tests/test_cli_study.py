@@ -104,6 +104,7 @@ def test_the_list_names_every_study_with_a_line(capsys):
     assert list(studies) == [*STUDIES, *CHOICES]
     assert [line.split()[0] for line in out.splitlines()] == list(studies)
     assert all(study.title in line for study, line in zip(studies.values(), out.splitlines(), strict=True))
+    assert all(re.match(r"\S+ +\d+ (s|min)  ", line) for line in out.splitlines())
     assert err == ""
 
 
@@ -111,15 +112,21 @@ def test_a_quick_named_study_writes_its_numbers_its_picture_its_trials_and_where
     folder = tmp_path / "out"
     assert main(["study", "wall-clock", "--quick", "--seed", "3", "--folder", str(folder)]) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    kept = folder / "trials" / "wall-clock-quick-seed3"
+    assert err == (
+        f"wall-clock: {named_studies()['wall-clock'].title}; seconds from the beginning; nothing is kept in {kept} yet\n"
+    )
     assert "least cost that reaches each error (seconds)" in out
     assert json.loads((folder / "wall-clock-quick-seed3.json").read_text())["settings"]["seed"] == 3
     assert (folder / "wall-clock-quick-seed3.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((folder / "trials" / "wall-clock-quick-seed3").glob("*.json"))) > 10
+    assert len(list(kept.glob("*.json"))) > 10
     ran = json.loads((folder / "environment" / "wall-clock-quick-seed3.json").read_text())
     assert ran["command"] == "mlsde study wall-clock --quick --seed 3"
     assert ran["torch"] == torch.__version__
     assert {"date", "commit", "machine", "cores", "threads", "seconds"} <= set(ran)
+    assert main(["study", "wall-clock", "--quick", "--seed", "3", "--folder", str(folder)]) == 0
+    files = sum(file.is_file() for file in kept.rglob("*"))
+    assert capsys.readouterr().err.endswith(f"; goes on with the {files} files of {kept}\n")
 
 
 def test_files_can_be_named(tmp_path, capsys):

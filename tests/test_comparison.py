@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mlsde
-from mlsde import study
+from mlsde import norms, study
 from mlsde.plan import multilevel_plan
 from mlsde.problems import analytic
 from mlsde.problems.ladder import LadderProblem
@@ -277,3 +277,32 @@ def test_bad_arguments_are_named(options, error, words):
 def test_lower_levels_are_stitched_too_where_the_budget_pays_for_few_steps_of_the_top_one():
     rows = [row for row in compare(share=32.0, seeds=2).rows if "stitched" in row.name]
     assert [row.name.partition(" stitched")[0] for row in rows] == ["levels 1 and 2"]
+
+
+# laws
+
+
+def test_the_distance_of_laws_is_that_of_sorted_components():
+    a, b = torch.tensor([[3.0, 0.0], [1.0, 5.0], [2.0, 1.0]]), torch.tensor([[1.5, 0.0], [2.0, 1.0], [4.0, 3.0]])
+    expected = math.sqrt((0.5**2 + 0.0 + 1.0**2) / 3 + (0.0 + 0.0 + 2.0**2) / 3)
+    assert norms.of_laws(a, b) == pytest.approx(expected)
+    assert norms.of_laws(a, a[[2, 0, 1]]) == 0.0 < float(norms.squares(a - a[[2, 0, 1]]).sum())
+    assert norms.of_laws(a.view(3, 2, 1), b.view(3, 1, 2)) == pytest.approx(expected)
+
+
+def test_each_row_has_the_distance_of_its_law_which_is_at_most_its_error(smooth):
+    batch = Trials(ladder(), 3.0, 8, 4, 0, "sample", 8192).batches[0]
+    top = batch.problem.sde.drift.levels
+    assert len(top) == 3 and smooth.full_law < smooth.full_error
+    for row in smooth.rows:
+        assert 0 < row.law <= row.error, row
+    plain = next(row for row in smooth.rows if row.name.startswith("top level, "))
+    n = int(plain.name.removeprefix("top level, ").removesuffix(" steps"))
+    states = mlsde.solve(batch.problem.sde, batch.y0, (0.0, 1.0), steps=n, brownian=batch.path).y1
+    assert plain.law == pytest.approx(norms.of_laws(states, batch.reference))
+    assert f"{plain.law:.5f}" in repr(smooth) and smooth.as_dict()["rows"][0]["law"] == smooth.rows[0].law
+
+
+def test_independent_coins_of_each_sample_leave_the_law_alone_much_more_than_the_paths(smooth):
+    row = smooth[PAPER.name]
+    assert row.law < 0.5 * row.error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlsde.calibration import recommendation
+from mlsde.calibration.candidates import Candidate
 from mlsde.calibration.choice import Choice
 from mlsde.calibration.recording import FARTHER, Recording
 from mlsde.showing import Rows
@@ -24,6 +25,9 @@ AS_ACCURATE = 1.1
 _UNSTABLE = 1e8
 """Mean square growth of an error along a pilot above which it is the pilot's steps that make it grow."""
 
+_MANY_STEPS = 256
+"""Steps of Euler's from which on it is worth to say that there are steppers of higher order."""
+
 _EQUAL = 1e-12
 """Relative size of a difference that is none."""
 
@@ -35,7 +39,7 @@ def for_budget(found: Choice) -> str:
     return f"{first} {_rival(found)}"
 
 
-def for_tolerance(found: Choice, tol: float) -> str:
+def for_tolerance(found: Choice, tol: float, recording: Recording) -> str:
     """Why this for a tolerance."""
     best = found.best
     words = recommendation.in_words(best)
@@ -43,7 +47,9 @@ def for_tolerance(found: Choice, tol: float) -> str:
         f"{words[0].upper()}{words[1:]} is the cheapest way seen to stay below tol={tol:g} with a margin of "
         f"{MARGIN:g}: predicted error {_root(best.square):.3g} at {best.cost:.4g} per trajectory."
     )
-    return f"{first} {_rival(found)}"
+    higher = recording.deterministic and recording.method == "euler" and best.steps >= _MANY_STEPS
+    hint = " Without noise method='heun' may need far fewer steps." if higher else ""
+    return f"{first} {_rival(found)}{hint}"
 
 
 def as_accurate(found: Choice, steps: int) -> str:
@@ -70,18 +76,45 @@ def out_of_reach(found: Choice, tol: float, recording: Recording) -> tuple[str, 
     return for_budget(found), warning
 
 
+def useless(found: Choice, recording: Recording) -> str | None:
+    """A warning where what is predicted to be missed is as large as the solution."""
+    error = _root(found.best.square)
+    if error <= recording.size:
+        return None
+    return (
+        f"the predicted error, {error:.2g}, is no less than the end state itself, {recording.size:.2g}: the budget is "
+        "too small for this equation; give more, or a shorter span."
+    )
+
+
 def _rival(found: Choice) -> str:
-    """What the next best kind would have done at the same price."""
-    if not found.rivals:
-        return "The price pays for nothing else."
-    rival = found.rivals[0]
-    ratio = _root(rival.square) / _root(found.best.square)
-    words = recommendation.in_words(rival)
-    if found.best.kind == "plain" and ratio < 1.0:
-        return f"The ladder does not pay here: {words} is predicted at {ratio:.2g} times that, too little for its risk."
-    if found.best.kind == "plain":
-        return f"The ladder does not pay here: {words} is predicted to miss by {ratio:.3g} times as much."
-    return f"For the same price {words} is predicted to miss by {ratio:.3g} times as much."
+    """What the next best kind would have done at the same price, and the top level alone if that is another way."""
+    best, top = found.best, found.top
+    sentences = []
+    if found.rivals:
+        rival = found.rivals[0]
+        ratio, words = _ratio(rival, best), recommendation.in_words(rival)
+        if best.kind != "plain":
+            sentences.append(f"For the same price {words} is predicted to miss by {ratio:.3g} times as much.")
+        else:
+            verdict = "The ladder does not pay here" if best is top else "Using levels together does not pay here"
+            missed = (
+                f"at {ratio:.2g} times that, too little for its risk"
+                if ratio < 1.0
+                else f"to miss by {ratio:.3g} times as much"
+            )
+            sentences.append(f"{verdict}: {words} is predicted {missed}.")
+    if top is None:
+        sentences.append("The price pays for no step of the top level alone.")
+    elif (top.kind, top.levels) not in [(one.kind, one.levels) for one in (best, *found.rivals[:1])]:
+        ratio, words = _ratio(top, best), recommendation.in_words(top)
+        sentences.append(f"The top level, {words}, is predicted to miss by {ratio:.3g} times as much.")
+    return " ".join(sentences) or "The price pays for nothing else."
+
+
+def _ratio(one: Candidate, best: Candidate) -> float:
+    """Predicted error of one over that of another, infinite where the other has none."""
+    return _root(one.square) / _root(best.square) if best.square > 0 else math.inf
 
 
 def about_the_ladder(recording: Recording) -> list[str]:
@@ -114,6 +147,13 @@ def about_the_ladder(recording: Recording) -> list[str]:
 
 def about_the_pilot(recording: Recording) -> list[str]:
     """What cannot be trusted of a pilot."""
+    many, level = recording.crowd
+    if not math.isfinite(recording.tail):
+        return [
+            f"level {level} became NaN or infinite on some of {many} samples, but on none of the pilot's "
+            f"{recording.samples}: {recording.steps} steps are too few for all; give pilot_steps=, as many as the run "
+            "needs to be stable."
+        ]
     grown = float(recording.sensitivity.max())
     if grown > _UNSTABLE:
         return [
@@ -144,16 +184,32 @@ def report(calibration: Calibration) -> list[str | Rows]:
         cells.append(
             (name[:12], f"{cost:.4g}", f"{seconds:.3g}", counted, f"{variance:.3g}", f"{smooth:.2f}", f"{gap:.3g}")
         )
-    low, high = calibration.gamma_interval
     n = len(calibration.times) - 1
     return [
         f"Calibration: {recording.samples} runs of {recording.steps} steps by {recording.method}, "
         f"price {recording.price:.4g} ({calibration.cost:.4g} per trajectory of the run); costs {recording.unit}",
         Rows(cells, ("12", ">11", ">11", ">11", ">11", ">12", ">11"), gap=""),
-        f"  gamma {calibration.gamma:.2f} [{low:.2f}, {high:.2f}]; sensitivity {_range(recording.sensitivity)}",
+        f"  {_gamma(calibration)}; sensitivity {_range(recording.sensitivity)}",
         f"  error of the step, predicted for {n} steps of the top level: {calibration.predicted_step_error(n):.3g}",
+        *_of_the_crowd(recording),
         *(f"  warning: {warning}" for warning in calibration.warnings),
     ]
+
+
+def _of_the_crowd(recording: Recording) -> list[str]:
+    many, level = recording.crowd
+    if many == 0 or not math.isfinite(recording.tail):
+        return []
+    off = math.sqrt(recording.tail)
+    return [f"  the step of level {level} on {many} samples: {off:.2g} times the error on the pilot's {recording.samples}"]
+
+
+def _gamma(calibration: Calibration) -> str:
+    low, high = calibration.gamma_interval
+    if math.isnan(calibration.gamma):
+        return "gamma unknown, which takes three levels that differ"
+    interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+    return f"gamma {calibration.gamma:.2f}{interval}"
 
 
 def _range(values: np.ndarray) -> str:

@@ -179,6 +179,7 @@ def _for_price(
         unit="declared",
         seed=seed,
         trajectories=trajectories,
+        crowded=False,
     )
     if budget is None:
         return _told(known.recommend(steps=fixed, share=share)), known.cost
@@ -257,6 +258,6 @@ def _for_tolerance(
         spent += known.cost
         found = known.recommend(tol=tol, steps=fixed, share=share)
         allowed = SHARE * found.predicted_cost * trajectories
-        if after is None or spent * trajectories + after * samples * each > allowed:
+        if after is None or spent * trajectories + after * samples * each * (1.0 + measure.CROWDED) > allowed:
             break
     return _told(found), spent

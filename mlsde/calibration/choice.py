@@ -32,12 +32,29 @@ _WINDOW = 5
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and the best of each kind, in the order of the predicted error."""
+    """What was chosen, and the best of each kind, in the order of the predicted error.
+
+    Attributes:
+        best: the choice.
+        rivals: the best of the other kinds.
+        top: the top level alone at the same price; ``None`` if that does not pay for a step of it.
+    """
 
     best: Candidate
     rivals: tuple[Candidate, ...]
+    top: Candidate | None = None
 
     __repr__ = as_call
+
+    def enlarged(self, factor: float) -> Choice:
+        """The same with squared errors so many times as large."""
+
+        def larger(one: Candidate) -> Candidate:
+            return replace(one, square=factor * one.square, risk=factor * one.risk)
+
+        best = larger(self.best)
+        top = best if self.top is self.best else self.top and larger(self.top)
+        return Choice(best, tuple(map(larger, self.rivals)), top)
 
 
 def for_budget(model: Model, budget: float, steps: int | None = None, *, closely: bool = True) -> Choice | None:
@@ -49,22 +66,23 @@ def for_budget(model: Model, budget: float, steps: int | None = None, *, closely
         steps: number of steps, if it is settled.
         closely: whether promising candidates get probabilities that change with time.
     """
-    simple = _best(candidates.plain(model, budget, steps))
+    alone = candidates.plain(model, budget, steps)
+    simple, top = _best(alone), next((one for one in alone if one.levels == (model.recording.levels,)), None)
     halves = _best(candidates.stitched(model, budget, steps))
     rules = sorted(candidates.multilevel(model, budget, steps), key=lambda one: one.square)
     rules = rules[:_LOOKED_AT] if closely else rules[:1]
     looked_at = [shaped for one in rules for shaped in _closely(model, one, budget)] if closely else rules
     found = [one for one in (simple, halves, _best(looked_at)) if one is not None]
-    return _chosen(found) if found else None
+    return _chosen(found, top) if found else None
 
 
-def _chosen(found: list[Candidate]) -> Choice:
+def _chosen(found: list[Candidate], top: Candidate | None) -> Choice:
     """The least error, where a simpler kind is preferred to one that is hardly better."""
     best = found[0]
     for one in found[1:]:
         if one.risk < _WORTH**2 * best.risk:
             best = one
-    return Choice(best, tuple(sorted((one for one in found if one is not best), key=lambda one: one.square)))
+    return Choice(best, tuple(sorted((one for one in found if one is not best), key=lambda one: one.square)), top)
 
 
 def for_error(model: Model, square: float, steps: int | None = None, most: float = math.inf) -> Choice | None:

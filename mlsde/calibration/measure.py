@@ -27,9 +27,13 @@ from mlsde.hierarchy import DriftHierarchy
 from mlsde.integrate import Run
 from mlsde.log import log
 from mlsde.sde import SDE
+from mlsde.solution import NonFiniteError
 from mlsde.steppers import METHODS
 
 UNITS = ("declared", "seconds", "flops")
+
+CROWDED = 0.2
+"""Price of the crowd that runs a cheap level alone, in parts of that of the pilot's other runs."""
 
 _STAGES = ((8, 2), (16, 2), (16, 8), (32, 8), (32, 16), (48, 16), (48, 32), (64, 32))
 """Steps and samples of a pilot as it may cost more: first one grows, and then the other."""
@@ -70,7 +74,8 @@ def calibrate(
         times: its explicit grid instead.
         budget: its cost per trajectory, which sizes the pilot; by default that of the top level at every step.
         trajectories: how many it will have; by default those of ``y0``.
-        share: of the run's price that the pilot may cost.
+        share: of the run's price that the pilot may cost; the look at many samples, which a tolerance needs, costs at
+            most a fifth of that besides.
         method: the stepper.
         unit: of the costs: ``"declared"``; ``"seconds"``, measured here; ``"flops"``, counted by torch. By default
             declared ones where there are some, else seconds.
@@ -127,8 +132,9 @@ def measured(
     seed: int = 0,
     pilot_steps: int | None = None,
     pilot_samples: int | None = None,
+    crowded: bool = True,
 ) -> Calibration:
-    """:func:`calibrate` on a grid that was checked, by whoever makes its runs."""
+    """:func:`calibrate` on a grid that was checked, by whoever makes its runs; with a crowd or without."""
     Run(sde, y0, grid, method, None, None, 0, None)  # likewise, for who calls this without that
     count = len(y0) if trajectories is None else checks.positive_integer("trajectories", trajectories)
     if not 0 < checks.finite_number("share", share) <= 1:
@@ -144,11 +150,16 @@ def measured(
     n = n if pilot_steps is None else _multiple_of_8(pilot_steps)
     samples = samples if pilot_samples is None else checks.positive_integer("pilot_samples", pilot_samples)
     start = pilot_start(y0, samples, priced.is_ode)
-    settled = [costs.tolist(), n, samples, method, checks.one_seed(seed), grid.tolist()]
+    most = CROWDED * crowded * each * samples
+    crowd = pilot.Crowd.of(y0, costs, priced.drift.differences, most, samples, priced.is_ode)
+    crowd_is = None if crowd is None else [crowd.level, len(crowd.start)]
+    settled = [costs.tolist(), n, samples, method, checks.one_seed(seed), grid.tolist(), crowd_is]
     runs.settled(check_sum(json.dumps(settled).encode(), tensor_bytes(start)))
-    recording = pilot.record(
-        priced, start, thinned(grid, n), method=method, unit=unit, flops=flops, seed=seed, runs=runs
-    )  # fmt: skip
+    how: dict[str, Any] = {"method": method, "unit": unit, "flops": flops, "seed": seed, "runs": runs, "crowd": crowd}
+    try:
+        recording = pilot.record(priced, start, thinned(grid, n), **how)
+    except NonFiniteError as error:
+        raise _with_words(error, _pilot_burst(n, samples)) from error
     if runs.work.count > 1:  # numbers were added up on each process, and these may be of different kinds
         recording = Recording.from_bytes(runs.work.broadcast(recording.to_bytes()))
     log.info("pilot: %d runs of %d steps for %.4g in all", recording.samples, recording.steps, recording.price)
@@ -196,8 +207,7 @@ def size(pairs: float) -> tuple[int, int] | None:
 def pilot_start(y0: Tensor, samples: int, deterministic: bool) -> Tensor:
     """Initial states of the pilot: some of the run's, evenly picked; with noise they may be taken again."""
     samples = min(samples, len(y0)) if deterministic else samples
-    rows = np.floor((np.arange(samples) + 0.5) * len(y0) / samples).astype(int)
-    return y0.detach()[torch.as_tensor(rows, device=y0.device)].clone()
+    return pilot.picked(y0, samples)
 
 
 def thinned(grid: np.ndarray, steps: int) -> np.ndarray:
@@ -211,6 +221,18 @@ def _multiple_of_8(steps: object) -> int:
     if n % 8:
         raise ValueError(f"pilot_steps must be a multiple of 8, so that it can be halved three times, got {n}.")
     return n
+
+
+def _with_words(error: NonFiniteError, words: str) -> NonFiniteError:
+    return NonFiniteError(f"{error} {words}", error.step, error.time, error.culprit, error.solution)
+
+
+def _pilot_burst(steps: int, samples: int) -> str:
+    return (
+        f"It was the pilot that did, of {samples} samples and {steps} steps: if those are too long for this equation, "
+        f"a run that pays for a pilot of {2 * steps} does better (a larger budget, more trajectories), or calibrate "
+        f"once with pilot_steps={2 * steps} and hand it over with calibration=."
+    )
 
 
 def _too_small(share: float, trajectories: int) -> str:

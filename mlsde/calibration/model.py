@@ -124,8 +124,24 @@ class Model:
         return np.asarray(gap**2 + self.step_square(steps))
 
     def step_square(self, steps: np.ndarray | float) -> np.ndarray:
-        """Mean squared error of the step, and of rounding."""
+        """Mean squared error of the step, and of rounding; infinite for as few steps as did not stay finite."""
         n = np.asarray(steps, dtype=np.float64)
+        return np.where(n > self.burst, self._finite_step_square(n), np.inf)
+
+    @property
+    def tail(self) -> float:
+        """What mean squares over the pilot's samples are multiplied with, for a tolerance, to be those over many.
+
+        Not below 1: the few may be unlucky by chance alone.
+        """
+        return max(1.0, self.recording.tail) if math.isfinite(self.recording.tail) else 1.0
+
+    @property
+    def burst(self) -> int:
+        """Most steps with which a run of the pilot did not stay finite; 0 if all did."""
+        return int(self.recording.steps_seen[~np.isfinite(self.recording.changes)].max(initial=0)) // 2
+
+    def _finite_step_square(self, n: np.ndarray) -> np.ndarray:
         r, known, errors = self.recording.strong_order, *self._step_errors
         rounding = (self.recording.epsilon * self.recording.size) ** 2 * n
         if r < 1 and len(known) > 1:

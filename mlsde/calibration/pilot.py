@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -44,6 +45,9 @@ _CHEAP_ENOUGH = 4.0
 
 TRIALS = ("impulse", "extrapolate")
 """Corrections that are run by coins on the pilot's own samples, to see how far first order foresees them."""
+
+_CROWD, _LEAST_CROWD = 1024, 8
+"""Most samples of a crowd, and how many times those of the pilot it is at least."""
 
 _LARGEST = 1e60
 """Square of a difference or of what it does to the end from which on a pilot is of no use."""
@@ -97,6 +101,7 @@ def record(
     flops: tuple[float, ...] | None = None,
     seed: int = 0,
     runs: Runs | None = None,
+    crowd: Crowd | None = None,
 ) -> Recording:
     """Run the pilot on the samples ``y0`` and the grid ``times``, whose number of steps is a multiple of 8.
 
@@ -109,6 +114,7 @@ def record(
         flops: of one evaluation of each level for one sample, if they were counted.
         seed: of the pilot's noise and projections, and of what its levels draw themselves.
         runs: who makes the runs; this process by default.
+        crowd: many more samples, of which a cheap level alone is run.
 
     Raises:
         NonFiniteError: if the top level does not stay finite on this grid.
@@ -118,7 +124,11 @@ def record(
     rng = randomness.host_generator(seed, randomness.PILOT)
     path = _path(sde, y0, times, int(rng.integers(2**31)))
     costs, top = np.array(sde.drift.required_costs("a calibration")), len(sde.drift)
-    made = runs.all(_first_runs(sde, y0, times, method, seed, path), seed)
+    first = _first_runs(sde, y0, times, method, seed, path)
+    if crowd is not None:
+        theirs = int(randomness.host_generator(seed, randomness.PILOT, 1).integers(2**31))
+        first |= _crowd_runs(sde, crowd, times, method, _path(sde, crowd.start, times, theirs))
+    made = runs.all(first, seed)
     held = {name: value.to(y0.device) for name, value in made["record"].tensors.items()}
     states = list(held["states"].unbind(0))
     end, differences = states.pop(), held["differences"]
@@ -160,10 +170,9 @@ def record(
     carrier = made["responses"].note["carrier"]
     evaluations = np.array(made["record"].note["samples"]) + np.array(made["responses"].note["samples"])
     seconds = np.array(made["record"].note["seconds"]) + np.array(made["responses"].note["seconds"])
-    trials = [name for name in made if "trial-" in name]
     price = sum(made["level-{}-of-{}".format(*key)].note["price"] for key in cheaper)
     price += made["half-order"].note["price"] if "half-order" in made else 0.0
-    price += sum(made[name].note["price"] for name in trials)
+    price += sum(made[name].note["price"] for name in made if "trial-" in name or name.startswith("crowd-"))
     price += float(evaluations @ costs)
     squares[..., ~sound] = math.inf
     scaled = differences.double().flatten(3) * torch.as_tensor(gains, device=y0.device).view(1, -1, 1, 1)
@@ -177,6 +186,7 @@ def record(
         deterministic=sde.is_ode, size=float(end.double().square().mean().sqrt()),
         epsilon=float(torch.finfo(end.dtype).eps), price=price, samples=len(y0), method=method,
         sensitivity_level=carrier + 1, unlike=_unlike(differences, carrier), linearity=_linearity(responses, gaps),
+        tail=_tail(made, crowd, ends), crowd=(0, 0) if crowd is None else (len(crowd.start), crowd.level),
         trials=_trials(made, "trial" if sound.all() else "sound-trial", times, end, replay.merged(responses, used)),
         names=sde.drift.names,
     )  # fmt: skip
@@ -214,6 +224,64 @@ def _trial_runs(
             how: dict[str, Any] = {"method": method, "brownian": path, "multilevel": rule}
             made[f"trial-{correction}"] = partial(ended, sde, y0, times=times, **how)
     return made
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Many samples of which a cheap level alone is run, because a few do not tell what a few of many do.
+
+    Attributes:
+        level: that is run, from 1.
+        start: initial states, shape ``(many, ...)``.
+    """
+
+    level: int
+    start: Tensor
+
+    @classmethod
+    def of(cls, y0: Tensor, costs: np.ndarray, differences: bool, price: float, samples: int, ode: bool) -> Crowd | None:
+        """The crowd that a price per step allows; ``None`` where it would be hardly larger than the pilot.
+
+        Args:
+            y0: initial states of the run; those of the crowd are some of them, with noise taken again.
+            costs: of the ladder.
+            differences: whether these are of differences.
+            price: of all evaluations of the crowd in one step.
+            samples: of the pilot.
+            ode: whether the equation is one.
+        """
+        prices = np.cumsum(costs) if differences else costs
+        cheap = np.flatnonzero(costs * _CHEAP_ENOUGH <= costs[-1]).tolist()
+        for k in reversed(cheap):
+            many = min(_CROWD, int(price / (1.5 * prices[k])), len(y0) if ode else _CROWD)
+            if many >= _LEAST_CROWD * samples:
+                return cls(k + 1, picked(y0, many))
+        return None
+
+
+def picked(y0: Tensor, samples: int) -> Tensor:
+    """Some of the states, evenly picked; the same ones again if there are too few."""
+    rows = np.floor((np.arange(samples) + 0.5) * len(y0) / samples).astype(int)
+    return y0.detach()[torch.as_tensor(rows, device=y0.device)].clone()
+
+
+def _crowd_runs(
+    sde: SDE, crowd: Crowd, times: np.ndarray, method: str, path: BrownianPath | None
+) -> dict[str, Callable[[], Piece]]:
+    """The crowd on all times, and on every second one."""
+    how: dict[str, Any] = {"method": method, "level": crowd.level, "brownian": path}
+    return {f"crowd-of-{part}": partial(ended, sde, crowd.start, times=times[::part], **how) for part in (1, 2)}
+
+
+def _tail(made: dict[str, Piece], crowd: Crowd | None, ends: dict[tuple[int, int], Tensor]) -> float:
+    """Mean square of what halving the steps changes, of the crowd over that of the pilot's samples."""
+    if crowd is None:
+        return 1.0
+    many = _distance(*(made[f"crowd-of-{part}"].tensors["end"] for part in (1, 2)))
+    few = _distance(*(ends[crowd.level, part] for part in (1, 2)))
+    if not math.isfinite(few) or few == 0.0:
+        return 1.0
+    return (many / few) ** 2
 
 
 def strong_order(sde: SDE, method: str) -> float:

@@ -18,7 +18,7 @@ _ARRAYS = (
     "times", "costs", "responses", "variances", "squares", "increments", "sensitivity", "gaps", "steps_seen",
     "changes", "seconds",
 )  # fmt: skip
-_FORMAT = 2
+_FORMAT = 3
 
 TRIAL = 0.25
 """Probability, in the pilot's runs with coins, of every level but the cheapest, which always fires."""
@@ -69,6 +69,9 @@ class Recording:
         linearity: measured over predicted distance of the level below the top: near 1 where first order holds.
         trials: distance that coins made on the pilot's samples over the one that first order foresees, for impulses
             and for a memory.
+        tail: mean square of what halving the steps of a cheap level changes, of many samples over that of the pilot's;
+            1 where it was not looked at, infinite where some of the many did not stay finite.
+        crowd: how many those were, and the level, from 1.
         names: of the levels.
     """
 
@@ -99,6 +102,8 @@ class Recording:
     unlike: float
     linearity: float
     trials: tuple[float, ...]
+    tail: float
+    crowd: tuple[int, int]
     names: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -153,7 +158,8 @@ class Recording:
                 raise ValueError("of another format")
             arrays = {name: archive[name] for name in _ARRAYS}
         flops = None if rest["flops"] is None else tuple(rest.pop("flops"))
-        return cls(**{**rest, **arrays, "flops": flops, "names": tuple(rest["names"]), "trials": tuple(rest["trials"])})
+        rest |= {name: tuple(rest[name]) for name in ("names", "trials", "crowd")}
+        return cls(**{**rest, **arrays, "flops": flops})
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> Recording:

@@ -152,26 +152,40 @@ class Calibration:
         if found is None:
             least = choice.least_price(self.model, fixed)
             raise ValueError(f"budget={price:g} does not pay for the least that a run costs, {least:g}.")
-        return self._made(found, price, share, advice.for_budget(found))
+        if not math.isfinite(found.best.square):
+            raise ValueError(
+                f"budget={price:g} pays for no run that is known to stay finite: with {self.model.burst} steps the "
+                f"pilot did not, and {recommendation.in_words(found.best)} takes no more. Give more, or calibrate with "
+                "more pilot_steps=."
+            )
+        return self._made(found, price, share, advice.for_budget(found), advice.useless(found, self.recording))
 
     def _within(self, tol: float, steps: int | None, share: str) -> Recommendation:
-        square = (tol / advice.MARGIN) ** 2
+        tail = self.model.tail
+        square = (tol / advice.MARGIN) ** 2 / tail
         most = _MOST_STEPS * self.recording.evaluation(self.recording.levels) * self.recording.stages
         found = choice.for_error(self.model, square, steps, most)
         if found is not None:
-            return self._made(found, found.best.cost, share, advice.for_tolerance(found, tol))
+            found = found.enlarged(tail)
+            return self._made(found, found.best.cost, share, advice.for_tolerance(found, tol, self.recording))
         most = most if steps is None else min(most, most * steps / _MOST_STEPS)
         best = choice.for_budget(self.model, most, steps)
         assert best is not None, "it pays for thousands of steps"
+        best = best.enlarged(tail)
         return self._made(best, most, share, *advice.out_of_reach(best, tol, self.recording))
 
     def _as_accurate(self, steps: int | None, share: str) -> Recommendation:
         n = len(self.times) - 1 if steps is None else steps
         top = float(self.model.step_square(n))
+        if not math.isfinite(top):
+            raise ValueError(
+                f"steps={n} are too few: a run of the pilot with {self.model.burst} became NaN or infinite."
+            )
         found = choice.for_error(self.model, advice.AS_ACCURATE**2 * top, n)
         if found is None:  # the pilot's doubts leave nothing but the top level itself
             price = n * self.recording.evaluation(self.recording.levels) * self.recording.stages
-            found = choice.Choice(candidates.top_level(self.model, n, price), ())
+            alone = candidates.top_level(self.model, n, price)
+            found = choice.Choice(alone, (), alone)
         return self._made(found, found.best.cost, share, advice.as_accurate(found, n))
 
     def _made(

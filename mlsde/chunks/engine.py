@@ -95,7 +95,13 @@ def share(
         for key in mine:
             if len(done.errors) >= most_failures or done.unkept is not None:
                 break
-            _compute(key, compute, store, done)
+            try:
+                _compute(key, compute, store, done)
+            except KeyboardInterrupt as error:
+                kept = len(there) + len(done.notes)
+                if store.folder is not None:
+                    error.add_note(f"{kept} of {len(order)} pieces are in {store.folder}; the same call goes on there.")
+                raise
             if shown is not None:
                 shown.update()
     ranks.agree(done.unkept)

@@ -33,8 +33,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+_INTERRUPTED = 130
+"""As a shell has it for Ctrl-C."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``mlsde COMMAND …`` and return the exit status: 2 too if an extra is not installed, or a file fails."""
+    """Run ``mlsde COMMAND …`` and return the exit status.
+
+    2 too if an extra is not installed, or a file fails; 130 if the user interrupted it.
+    """
     words = parser()
     parsed = words.parse_args(arguments)
     for name, value in vars(parsed).items():
@@ -51,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads has seen enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt as error:
+        notes = getattr(error, "__notes__", [])
+        print(" ".join([f"mlsde {parsed.command}: interrupted.", *notes]), file=sys.stderr)
+        return _INTERRUPTED
     except OSError as error:  # a full disk, a file that went away
         print(f"mlsde {parsed.command}: {error}", file=sys.stderr)
         return 2

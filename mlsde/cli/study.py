@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     if arguments.list:
         for name, study in named_studies().items():
-            print(f"{name:20s} {study.title}")
+            print(f"{name:20s} {_minutes(study):>7s}  {study.title}")
         return 0
     if arguments.picture is not None:
         extras.require("the picture", "matplotlib")
@@ -129,9 +129,11 @@ def _named(arguments: argparse.Namespace) -> int:
     for name in names:
         kind = name + ("-quick" if arguments.quick else "") + (f"-seed{arguments.seed}" if arguments.seed else "")
         trials = Path(arguments.trials or root / "trials") / kind
-        how = How(arguments.quick, trials, sys.stderr.isatty(), arguments.seed)
+        how = How(arguments.quick, trials, True, arguments.seed)
         if not (studies[name].shared or tells()):
             continue
+        if tells():
+            print(f"{name}: {_begins(studies[name], how)}", file=sys.stderr, flush=True)
         begin = time.perf_counter()
         result = studies[name].run(how)
         if not tells():
@@ -147,6 +149,18 @@ def _named(arguments: argparse.Namespace) -> int:
     if arguments.picture is not None and len(names) > 1 and tells():
         print(f"picture of all: {_panels(panels, arguments.picture)}")
     return 0
+
+
+def _minutes(study: Any) -> str:
+    """How long it takes if nothing is kept of it."""
+    return f"{study.minutes:.0f} min" if study.minutes >= 1 else f"{60 * study.minutes:.0f} s"
+
+
+def _begins(study: Any, how: Any) -> str:
+    """What is about to be done, how long that may take, and whether something of it is there already."""
+    kept = sum(file.is_file() for file in how.folder.rglob("*")) if how.folder.is_dir() else 0
+    known = f"goes on with the {kept} files of {how.folder}" if kept else f"nothing is kept in {how.folder} yet"
+    return f"{study.title}; {'seconds' if how.quick else 'about ' + _minutes(study)} from the beginning; {known}"
 
 
 def _panels(results: list[Any], file: str) -> str:
@@ -208,7 +222,7 @@ def choice_tables(folder: Path) -> dict[str, str]:
     return {
         "choice": choice_page.choices(whole["choice"]),
         "choice-small": choice_page.choice_goals(whole["choice-small"]),
-        "tolerance": choice_page.tolerances(whole["tolerance"]),
+        **{name: choice_page.tolerances(whole[name]) for name in ("tolerance", "tolerance-wells")},
         "gamma": choice_page.gammas(whole["gamma"]),
         "learned": choice_page.learned(learned),
         "adaptivity": choice_page.adaptivity(whole["adaptivity"]),
@@ -281,7 +295,7 @@ def _own(arguments: argparse.Namespace) -> int:
         gamma=gamma,
         cost=arguments.cost,
         folder=Path(arguments.trials or root / "trials") / stem,
-        progress=sys.stderr.isatty(),
+        progress=True,
     )
     _show(result, str(json_file), str(picture))
     return 0

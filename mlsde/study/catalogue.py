@@ -52,11 +52,13 @@ class Study:
     Attributes:
         title: a line on what it shows.
         run: makes the result.
+        minutes: that it takes where nothing of it is kept, on one core, roughly.
         shared: whether the processes that ``torchrun`` started share its pieces; else the first one makes it.
     """
 
     title: str
     run: Callable[[How], Result]
+    minutes: float
     shared: bool = True
 
 
@@ -218,30 +220,33 @@ STUDIES = {
                 8192,
                 halvings(0, 4, 1),
             ),
+            minutes,
         )
         for kind in ("ode", "additive")
-        for gamma in (2.5, 3.0, 4.0)
+        for gamma, minutes in ((2.5, 7), (3.0, 12), (4.0, 5))
     },
     "multiplicative-3": Study(
         "gamma 3, multiplicative noise: strong order 1/2",
         _rate(
             "multiplicative", 3.0, [plain(), _PAPER, plain("milstein")], halvings(0.5, 6.5), 12_288, halvings(1, 4, 1)
         ),
+        11,
     ),
     "smooth-1.5": Study(
         "gamma 1.5, smooth differences: coins spread in time move the threshold",
         _rate("ode", 1.5, [plain(), _PAPER, *_SPREAD, plain("heun")], halvings(0, 8), 8192, halvings(0, 4, 1)),
+        29,
     ),
-    "equal-cost-smooth": Study("gamma 3, smooth differences: every rule at one price", _equal_cost("smooth"), False),
-    "equal-cost-rough": Study("gamma 3, rough differences: every rule at one price", _equal_cost("rough"), False),
-    "wall-clock": Study("gamma 3, levels that do the work they are priced at: seconds", _real_work("seconds")),
-    "wall-clock-declared": Study("the same levels at their declared prices", _real_work("declared")),
-    "charges": Study("a field of charges, cells for the cheap levels: gamma measured", _charges, False),
+    "equal-cost-smooth": Study("gamma 3, smooth differences: every rule at one price", _equal_cost("smooth"), 2.5, False),
+    "equal-cost-rough": Study("gamma 3, rough differences: every rule at one price", _equal_cost("rough"), 2.5, False),
+    "wall-clock": Study("gamma 3, levels that do the work they are priced at: seconds", _real_work("seconds"), 7),
+    "wall-clock-declared": Study("the same levels at their declared prices", _real_work("declared"), 8),
+    "charges": Study("a field of charges, cells for the cheap levels: gamma measured", _charges, 0.1, False),
     "learned-force": Study(
-        "a force learned from points: gamma measured, every rule at one price", _learned_force, False
+        "a force learned from points: gamma measured, every rule at one price", _learned_force, 1, False
     ),
-    "no-gain-loose": Study("where it does not pay: loose errors", _loose),
-    "no-gain-cheap": Study("where it does not pay: gamma 0.8, below every threshold", _below_threshold),
-    "no-gain-pair": Study("where it does not pay: two levels of nearly one price", _few_levels),
-    "no-gain-useless": Study("where it pays less: a level that is no better than the one below it", _useless_level),
+    "no-gain-loose": Study("where it does not pay: loose errors", _loose, 1),
+    "no-gain-cheap": Study("where it does not pay: gamma 0.8, below every threshold", _below_threshold, 1.5),
+    "no-gain-pair": Study("where it does not pay: two levels of nearly one price", _few_levels, 0.2),
+    "no-gain-useless": Study("where it pays less: a level that is no better than the one below it", _useless_level, 1),
 }

@@ -40,7 +40,8 @@ def tolerances(study: Numbers) -> str:
         ["foreseen error within 1.5 of the true one", f"{found['foreseen errors within 1.5']:.1%}"],
         *[[f"kept, {noise}", f"{share:.1%}"] for noise, share in found["kept, by noise"].items()],
     ]
-    for kind in dict.fromkeys(row["name"].partition(",")[0] for row in rows):
+    kinds = dict.fromkeys(row["name"].partition(",")[0] for row in rows)
+    for kind in kinds if len(kinds) > 1 else ():
         kept = [row["kept"] for row in rows if row["name"].startswith(f"{kind},")]
         lines.append([f"kept, {kind} ladders", f"{sum(kept)} of {len(kept)}"])
     return markdown_table(["", "measured"], lines)

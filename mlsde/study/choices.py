@@ -9,7 +9,7 @@ from mlsde.study.catalogue import How, Result, Study
 from mlsde.study.choice import choice
 from mlsde.study.gamma import gamma_study
 from mlsde.study.learned import learned_study
-from mlsde.study.tolerance import tolerances
+from mlsde.study.tolerance import random_well, tolerances
 
 
 def _choice(run: int, how: How) -> Result:
@@ -18,6 +18,13 @@ def _choice(run: int, how: How) -> Result:
 
 def _tolerances(how: How) -> Result:
     return tolerances(seed=how.seed, quick=how.quick, folder=how.folder, progress=how.progress)
+
+
+def _wells(how: How) -> Result:
+    return tolerances(
+        count=6 if how.quick else 60, trajectories=32 if how.quick else 512, reference_steps=1536 if how.quick else 6144,
+        problem=random_well, seed=how.seed, folder=how.folder, progress=how.progress,
+    )  # fmt: skip
 
 
 def _gamma(how: How) -> Result:
@@ -34,18 +41,20 @@ def _learned(kind: str, how: How) -> Result:
 
 CHOICES = {
     "choice": Study(
-        'eight kinds of ladders: multilevel="auto" against the best plain way in hindsight', partial(_choice, 1024)
+        'eight kinds of ladders: multilevel="auto" against the best plain way in hindsight', partial(_choice, 1024), 8
     ),
-    "choice-small": Study("the same in a run of 256 trajectories, whose pilot is smaller", partial(_choice, 256)),
-    "tolerance": Study("random problems: solve(tol=...) against the exact solution of the top level", _tolerances),
-    "gamma": Study("synthetic ladders: gamma and its interval, from a pilot", _gamma),
-    "adaptivity": Study("what redrawing the plan within a run could gain over the pilot's plan", _adaptivity),
+    "choice-small": Study("the same in a run of 256 trajectories, whose pilot is smaller", partial(_choice, 256), 6),
+    "tolerance": Study("random problems: solve(tol=...) against the exact solution of the top level", _tolerances, 21),
+    "tolerance-wells": Study("the same between two wells, where a few samples rule the error", _wells, 3),
+    "gamma": Study("synthetic ladders: gamma and its interval, from a pilot", _gamma, 2),
+    "adaptivity": Study("what redrawing the plan within a run could gain over the pilot's plan", _adaptivity, 3),
     "learned-linear": Study(
-        "learned probabilities against the optimum that is known", partial(_learned, "linear"), False
+        "learned probabilities against the optimum that is known", partial(_learned, "linear"), 2, False
     ),
     "learned-nonlinear": Study(
         "learned probabilities against measured ones, where first order is not enough",
         partial(_learned, "nonlinear"),
+        2,
         False,
     ),
 }

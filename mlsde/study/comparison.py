@@ -41,6 +41,8 @@ class Row:
         error: root mean square distance from the solution.
         ratio: error of the coins of the first rule over this one's, and its bootstrap interval over the seeds.
         errors: root mean square distance from the solution, one for each seed.
+        law: distance of the law of the states at the end from that of the solution: 2-Wasserstein, of the marginals,
+            together over the components; at most ``error``, because both ride the same paths.
         kind: ``"rule"`` or ``"way"``, which use the ladder, ``"rival"``, which does not, or ``"search"``: the best of
             several patterns of coins, which pays for all of them.
     """
@@ -52,6 +54,7 @@ class Row:
     ratio: tuple[float, float, float] | None
     errors: tuple[float, ...] = field(default=(), repr=False)
     kind: str = "rule"
+    law: float = math.nan
 
     @property
     def spread(self) -> float:
@@ -70,6 +73,7 @@ class Comparison:
         full_error: and its error.
         rows: the ways, the first of which the ratios are of.
         settings: what else makes the comparison what it is.
+        full_law: distance of the law at the end, of the top level at every step.
     """
 
     problem: str
@@ -78,6 +82,7 @@ class Comparison:
     full_error: float
     rows: tuple[Row, ...]
     settings: dict[str, Any]
+    full_law: float = math.nan
 
     def __getitem__(self, name: str) -> Row:
         """The row of that name; ``KeyError`` with the names there are."""
@@ -123,18 +128,20 @@ class Comparison:
 
     def _report(self) -> list[str | Rows]:
         share = self.full_cost / self.budget
-        cells = [("", "cost", "of coins", "of all", "+-", f"   {self.rows[0].name} over it")]
-        cells.append(("top level at every step", f"{self.full_cost:.4g}", "-", f"{self.full_error:.5f}", "", ""))
+        cells = [("", "cost", "of coins", "of all", "+-", "of law", f"   {self.rows[0].name} over it")]
+        law = _shown(self.full_law)
+        cells.append(("top level at every step", f"{self.full_cost:.4g}", "-", f"{self.full_error:.5f}", "", law, ""))
         for row in self.rows:
             coins = "-" if row.coins_error is None else _shown(row.coins_error)
             ratio = "" if row.ratio is None else f"   {row.ratio[0]:.2f} [{row.ratio[1]:.2f}, {row.ratio[2]:.2f}]"
-            cells.append((row.name, f"{row.cost:.4g}", coins, _shown(row.error), _shown(row.spread), ratio))
+            shown = _shown(row.error), _shown(row.spread), _shown(row.law)
+            cells.append((row.name, f"{row.cost:.4g}", coins, *shown, ratio))
         wide = str(max(36, *(len(row.name) + 2 for row in self.rows)))
         return [
             f"{self.problem}: errors at {share:.3g} times less than the cost of {self.settings['steps']} steps of the "
             f"top level; {self.settings['seeds']} seeds of {self.settings['samples']} samples",
             "",
-            Rows(cells, (wide, ">10", ">11", ">11", ">10", ""), gap="", indent=""),
+            Rows(cells, (wide, ">10", ">11", ">11", ">10", ">10", ""), gap="", indent=""),
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -144,6 +151,7 @@ class Comparison:
             "budget": self.budget,
             "full_cost": self.full_cost,
             "full_error": self.full_error,
+            "full_law": _number(self.full_law),
             "settings": self.settings,
             "rows": [
                 {
@@ -152,7 +160,8 @@ class Comparison:
                     "cost": r.cost,
                     "coins_error": r.coins_error,
                     "error": r.error,
-                    "spread": None if math.isnan(r.spread) else r.spread,
+                    "spread": _number(r.spread),
+                    "law": _number(r.law),
                     "ratio": _finite(r.ratio),
                 }
                 for r in self.rows
@@ -237,10 +246,11 @@ def equal_cost(
         rows.append(runs.best_pattern(chosen[0], patterns))
     for kind, name, way in named:
         rows.append(runs.of_way(kind, name, way_end(f"{kind}s[{name!r}]", way, batch)))
-    rows += [runs.row("rival", *rival) for rival in plain_rivals(batch, runs.budget)]
+    rows += [runs.row("rival", rival.name, rival.cost, rival.states) for rival in plain_rivals(batch, runs.budget)]
     settings = {"share": share, "steps": steps, "seeds": seeds, "samples": samples, "seed": seed}
-    full_error = _root(batch.errors(runs.full(chosen[0].stepper).y1))
-    return Comparison(problem.name, runs.budget, runs.budget * share, full_error, tuple(rows), settings)
+    full = runs.full(chosen[0].stepper).y1
+    errors = _root(batch.errors(full)), tuple(rows), settings, batch.of_laws(full)
+    return Comparison(problem.name, runs.budget, runs.budget * share, *errors)
 
 
 def _gamma(problem: LadderProblem) -> float:
@@ -284,12 +294,12 @@ class _Runs:
     def of_rule(self, method: Method) -> Row:
         """A rule; the error of the coins of the first one is the measure of the others."""
         done = self._rule(method)
-        row = self.row("rule", method.name, float(done.stats.cost or 0.0), self._batch.errors(done.y1))
+        row = self.row("rule", method.name, float(done.stats.cost or 0.0), done.y1)
         return self._with_coins(row, done)
 
     def of_way(self, kind: str, name: str, ended: Ended) -> Row:
         """Somebody's own way; it has an error of the coins if it keeps to the grid."""
-        row, done = self.row(kind, name, ended.cost, self._batch.errors(ended.states)), ended.solution
+        row, done = self.row(kind, name, ended.cost, ended.states), ended.solution
         if kind == "rival" or done is None or not np.array_equal(done.plan.times, self.full(done.method).plan.times):
             return row
         return self._with_coins(row, done)
@@ -303,7 +313,7 @@ class _Runs:
     def best_pattern(self, method: Method, patterns: int) -> Row:
         """The best of so many patterns of coins that all samples share, at the price of all."""
         done = [self._rule(method, pattern) for pattern in range(patterns)]
-        best = min((self._batch.errors(one.y1) for one in done), key=_root)
+        best = min((one.y1 for one in done), key=lambda states: _root(self._batch.errors(states)))
         spent = sum(float(one.stats.cost or 0.0) for one in done)
         return self.row("search", f"{method.name}, best of {patterns} patterns", spent, best)
 
@@ -322,10 +332,11 @@ class _Runs:
                 f"share={self._share:g} leaves too little for {method.name}, take a smaller one: {error}"
             ) from None
 
-    def row(self, kind: str, name: str, cost: float, squares: Tensor) -> Row:
-        """A row of squared errors, one for each sample."""
+    def row(self, kind: str, name: str, cost: float, states: Tensor) -> Row:
+        """A row of where the samples end."""
+        squares = self._batch.errors(states)
         errors = np.sqrt(_by_seed(squares, self._samples))
-        return Row(name, cost, None, _root(squares), None, tuple(errors.tolist()), kind)
+        return Row(name, cost, None, _root(squares), None, tuple(errors.tolist()), kind, self._batch.of_laws(states))
 
 
 def _by_seed(squares: Tensor, samples: int) -> np.ndarray:
@@ -360,6 +371,10 @@ def _ratio(first: np.ndarray, other: np.ndarray, seed: int) -> tuple[float, floa
         draws = np.sqrt(first[picks].mean(axis=1) / other[picks].mean(axis=1))
         low, high = np.percentile(draws, [2.5, 97.5])
         return float(np.sqrt(first.mean() / other.mean())), float(low), float(high)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _finite(ratio: tuple[float, float, float] | None) -> list[float | None] | None:

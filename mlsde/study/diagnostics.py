@@ -69,7 +69,6 @@ class Diagnosis:
     _repr_html_ = as_html
 
     def _report(self) -> list[str | Rows]:
-        low, high = self.gamma_interval
         cells = [("level", "cost", "|mean|", "V_k", "kurtosis", "repeats")]
         rows = zip(self.costs, self.means, self.variances, self.kurtoses, self.repeats, strict=True)
         for k, (cost, mean, variance, kurtosis, again) in enumerate(rows, start=1):
@@ -77,10 +76,19 @@ class Diagnosis:
         return [
             f"{self.problem}: differences of the levels along a run",
             Rows(cells, (">6", ">11", ">11", ">11", ">10", ">10"), gap="", indent=""),
-            f"cost ~ 2^({self.cost_exponent:.2f} k), difference ~ 2^({-self.decay_exponent:.2f} k): "
-            f"gamma {self.gamma:.2f} [{low:.2f}, {high:.2f}]",
+            "V_k is the mean square of f^k - f^(k-1); kurtosis is 3 where it is normal, large where a few samples rule;",
+            "repeats is how far a level asked twice differs, over sqrt(V_k): 0 unless it draws numbers or mixes samples.",
+            self._law(),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
+
+    def _law(self) -> str:
+        if math.isnan(self.gamma):
+            return "gamma unknown, which takes three levels that differ"
+        low, high = self.gamma_interval
+        interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+        law = f"cost ~ 2^({self.cost_exponent:.2f} k), difference ~ 2^({-self.decay_exponent:.2f} k)"
+        return f"{law}: gamma {self.gamma:.2f}{interval}"
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""

@@ -72,12 +72,13 @@ def costs(study: Numbers) -> str:
 def comparison(study: Numbers) -> str:
     """Rules and rivals at one price."""
     first = study["rows"][0]["name"]
-    head = ["", "cost", "error of the coins", "error", f"{first} over it"]
-    rows = [["*top level at every step*", f"{study['full_cost']:.4g}", "-", f"{study['full_error']:.4f}", ""]]
+    head = ["", "cost", "error of the coins", "error", "of the law", f"{first} over it"]
+    full = f"{study['full_cost']:.4g}", "-", f"{study['full_error']:.4f}", f"{study['full_law']:.4f}"
+    rows = [["*top level at every step*", *full, ""]]
     for row in study["rows"]:
         ratio = "" if row["ratio"] is None else f"{row['ratio'][0]:.2f} [{row['ratio'][1]:.2f}, {row['ratio'][2]:.2f}]"
         coins = "-" if row["coins_error"] is None else f"{row['coins_error']:.5f}"
-        rows.append([row["name"], f"{row['cost']:.4g}", coins, f"{row['error']:.4f}", ratio])
+        rows.append([row["name"], f"{row['cost']:.4g}", coins, f"{row['error']:.4f}", f"{row['law']:.4f}", ratio])
     return markdown_table(head, rows)
 
 

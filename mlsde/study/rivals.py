@@ -24,11 +24,12 @@ _MOST_STEPS = 4096
 
 
 class Rival(NamedTuple):
-    """A plain run: its name, its cost per trajectory, and the squared error of each sample."""
+    """A plain run: its name, its cost per trajectory, the squared error of each sample, and where they end."""
 
     name: str
     cost: float
     squares: Tensor
+    states: Tensor
 
     @property
     def error(self) -> float:
@@ -95,7 +96,7 @@ def _run(batch: Batch, budget: float, name: str, price: float, stages: int = 1, 
         done = solve(problem.sde, batch.y0, problem.t_span, steps=n, brownian=batch.path, **options)
     except NonFiniteError:  # too long a step for it
         return None
-    return Rival(f"{name}, {n} steps", n * price * stages, batch.errors(done.y1))
+    return Rival(f"{name}, {n} steps", n * price * stages, batch.errors(done.y1), done.y1)
 
 
 def _best(rivals: Sequence[Rival | None]) -> Rival | None:

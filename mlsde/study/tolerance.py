@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from mlsde.chunks.ranks import ranks
 from mlsde.chunks.results import Results, share_results
 from mlsde.problems.kinds import LADDERS, NOISES, SYSTEMS, ladder, system
 from mlsde.problems.ladder import LadderProblem
+from mlsde.problems.wells import double_well
 from mlsde.progress import bar
 from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import NonFiniteError
@@ -28,6 +30,9 @@ _DECADES = 0.5, 2.25
 
 _DECADES_OF_HALF_ORDER = 0.5, 1.75
 """With multiplicative noise the Euler-Maruyama steps for the tightest of the others would take minutes."""
+
+Made = Callable[[int], tuple[LadderProblem, str]]
+"""Makes a problem of its number, and says what noise it has."""
 
 _QUICK = 6, 32, 1536
 _NO_VOLATILITY = "ode", "volatility"
@@ -145,6 +150,24 @@ def random_problem(number: int) -> tuple[LadderProblem, str]:
     return _named(made, f"{kind}, {base} of {dimension}, {noise}, {shown}"), noise
 
 
+def random_well(number: int) -> tuple[LadderProblem, str]:
+    """Two wells at random, where a few samples rule the error: prices, noise, ripples and span.
+
+    Args:
+        number: its seed.
+
+    Raises:
+        TypeError, ValueError: for another seed.
+    """
+    rng = np.random.default_rng([checks.one_seed(number), 9])
+    ratio = float(2.0 ** rng.uniform(3.0, 6.0))
+    prices = (1.0, ratio) if rng.integers(2) else (1.0, ratio, ratio**2)
+    noise, ripple, span = float(rng.uniform(0.3, 0.9)), float(rng.uniform(0.01, 0.2)), float(rng.uniform(1.0, 4.0))
+    made = double_well(prices, noise=noise, ripple=ripple, span=span, seed=number)
+    shown = f"{len(prices)} levels {ratio:.2g} apart, noise {noise:.2g}, ripple {ripple:.2g}, span {span:.2g}"
+    return _named(made, f"two wells, {shown}"), "additive"
+
+
 def _named(problem: LadderProblem, name: str) -> LadderProblem:
     return LadderProblem(name, problem.sde, problem.start, problem.t_span, problem.reference, problem.gamma)
 
@@ -156,6 +179,7 @@ def tolerances(
     trajectories: int = 64,
     seed: int = 0,
     reference_steps: int = 6144,
+    problem: Made = random_problem,
     quick: bool = False,
     folder: str | os.PathLike[str] | None = None,
     progress: bool = False,
@@ -171,6 +195,7 @@ def tolerances(
         trajectories: samples of each.
         seed: the first problem's; studies whose seeds are ``count`` apart have nothing in common.
         reference_steps: of the references; half with multiplicative noise.
+        problem: makes a problem of each number; :func:`random_problem` by default, or :func:`random_well`.
         quick: six problems, in seconds and rough.
         folder: where finished pieces are kept, so that a killed study goes on; ``reached`` in it is to be removed when
             the chooser changes.
@@ -189,16 +214,17 @@ def tolerances(
         "reference_steps": checks.positive_integer("reference_steps", reference_steps),
     }
     parts = [None if folder is None else os.path.join(folder, part) for part in ("references", "reached")]
-    whole = {**settings, "first": fingerprint(random_problem(seed)[0])}
+    whole = {**settings, "first": fingerprint(problem(seed)[0])}
     work = ranks(torch.device("cpu"))
     references, reached = (Results(part, whole, work) for part in parts)
     keeper = _auto() if reach is None else reach
     numbers = range(seed, seed + count)
     progress = progress and work.rank == 0
-    tasks = [partial(_row, keeper, number, settings, references, reached) for number in numbers]
+    tasks = [partial(_row, problem, keeper, number, settings, references, reached) for number in numbers]
     share_results(tasks, [references, reached], work, progress=progress)
     shown = bar(numbers, unit="problems") if progress else numbers
-    return Tolerances(tuple(_row(keeper, number, settings, references, reached) for number in shown), settings)
+    rows = (_row(problem, keeper, number, settings, references, reached) for number in shown)
+    return Tolerances(tuple(rows), settings)
 
 
 def _auto() -> Reacher:
@@ -207,8 +233,10 @@ def _auto() -> Reacher:
     return reach
 
 
-def _row(reach: Reacher, number: int, settings: dict[str, Any], references: Results, reached: Results) -> Row:
-    problem, noise = random_problem(number)
+def _row(
+    made: Made, reach: Reacher, number: int, settings: dict[str, Any], references: Results, reached: Results
+) -> Row:
+    problem, noise = made(number)
     half_order = noise == "multiplicative"
     steps = settings["reference_steps"] // (2 if half_order else 1)
     batch, gap = fine_batch(problem, settings["trajectories"], max(steps, 2), number, references, f"problem-{number}")

@@ -193,6 +193,10 @@ class Batch:
         """Squared distance of each sample from its reference, summed over components, shape ``(samples,)``."""
         return norms.squares(y1 - self.reference)
 
+    def of_laws(self, y1: Tensor) -> float:
+        """Distance of the samples' law from that of their references, :func:`mlsde.norms.of_laws`."""
+        return norms.of_laws(y1, self.reference)
+
     def noise(self, steps: int) -> Brownian | None:
         """The samples' path on a grid of equal steps, drawn once if it is not too large; ``None`` for an ODE."""
         if self.path is None:
