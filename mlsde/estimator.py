@@ -119,6 +119,19 @@ class SharedEstimator:
         return self._steps[0]
 
 
+class OneLevel:
+    """Estimate of one level at every step."""
+
+    memory: tuple[_Memory | None, ...] = ()
+
+    def __init__(self, levels: CountedLevels, level: int) -> None:
+        self._levels, self._level = levels, level
+
+    def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
+        """Evaluate the level at ``(t, y)``."""
+        return self._levels(self._level, t, y)
+
+
 @dataclass(frozen=True)
 class _SharedStep:
     """One step of a plan, as short lists of levels."""
@@ -261,8 +274,14 @@ def _column(values: np.ndarray, y: Tensor) -> Tensor:
     return column.view(-1, *[1] * (y.ndim - 1))
 
 
-def estimator(levels: CountedLevels, plan: Plan) -> SharedEstimator | PerSampleEstimator:
+PlannedEstimator = SharedEstimator | PerSampleEstimator | OneLevel
+"""What :func:`estimator` makes: an estimate of the drift for each step, with a memory."""
+
+
+def estimator(levels: CountedLevels, plan: Plan) -> PlannedEstimator:
     """Return the estimator that a plan asks for."""
+    if plan.alone is not None:
+        return OneLevel(levels, plan.alone)
     return PerSampleEstimator(levels, plan) if plan.share == "sample" else SharedEstimator(levels, plan)
 
 

@@ -321,7 +321,8 @@ class CountedLevels:
         """Evaluate level ``k`` (from 0) at ``y``, handed over and checked in the user's dtype, returned in ``y``'s."""
         dtype = y.dtype
         seen = y if dtype is self._dtype else y.to(self._dtype)
-        version = None if self.calls[k] else _version(seen)
+        first = not self.calls[k]
+        version = _version(seen) if first else None
         start = time.perf_counter()
         try:
             out = self._levels[k](t, seen)
@@ -332,13 +333,25 @@ class CountedLevels:
         self.calls[k] += 1
         shape = seen.shape
         self.samples[k] += shape[0]
+        if first:
+            self._look_at(k, seen, out, version)
+        if not isinstance(out, Tensor) or out.shape != shape or out.dtype is not self._dtype:
+            self._refuse(k, seen, out)
+        return out if seen is y else out.to(dtype)
+
+    def _look_at(self, k: int, seen: Tensor, out: Any, version: int | None) -> None:
+        """What is looked at when a level is called for the first time; later torch itself refuses other devices."""
+        if isinstance(out, Tensor) and version is not None and _version(seen) != version:
+            raise ValueError(f"drift level {k + 1} wrote into its argument y, expected it to return a new tensor.")
+        self._refuse(k, seen, out)
+
+    def _refuse(self, k: int, seen: Tensor, out: Any) -> None:
+        """Say what is wrong with what a level returned, if anything is."""
         if not isinstance(out, Tensor):
             raise TypeError(f"drift level {k + 1} must return a torch.Tensor, got {type(out).__name__}.")
-        if version is not None and _version(seen) != version:
-            raise ValueError(f"drift level {k + 1} wrote into its argument y, expected it to return a new tensor.")
-        if out.shape != shape:
+        if out.shape != seen.shape:
             raise ValueError(
-                f"drift level {k + 1} returned shape {tuple(out.shape)}, expected that of y, {tuple(shape)}."
+                f"drift level {k + 1} returned shape {tuple(out.shape)}, expected that of y, {tuple(seen.shape)}."
             )
         if out.layout is not seen.layout:
             raise TypeError(f"drift level {k + 1} returned a tensor of {out.layout}, expected a dense one like y.")
@@ -346,7 +359,6 @@ class CountedLevels:
             raise TypeError(
                 f"drift level {k + 1} returned {out.dtype} on {out.device}, expected {seen.dtype} on {seen.device}."
             )
-        return out if seen is y else out.to(dtype)
 
 
 def _version(y: Tensor) -> int | None:

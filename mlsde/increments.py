@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,6 +45,16 @@ class IndependentIncrements:
             self._chunk, self._increments = chunk, self._scaled(chunk)
         return self._increments[row]
 
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Increments over the steps ``start … stop - 1``, in turn: less work for each than to ask for it."""
+        while start < stop:
+            self.increment(start)
+            row = start % self._rows.rows_per_chunk
+            rows = self._increments[row : row + stop - start]
+            start += len(rows)
+            yield from rows
+            del rows  # freed first, likewise
+
     def _scaled(self, chunk: int) -> tuple[Tensor, ...]:
         out = self._reused()
         if self._root is not None:
@@ -52,7 +64,6 @@ class IndependentIncrements:
         roots = self._roots[chunk * size : (chunk + 1) * size]
         scale = sent(roots, normals.device, normals.dtype)
         return normals[: len(roots)].mul_(scale.view(-1, *[1] * (normals.ndim - 1))).unbind(0)
-
 
     def _reused(self) -> Tensor | None:
         """Memory that is drawn into again and again, because fresh pages cost as much as some of the numbers.
@@ -83,6 +94,10 @@ class PathIncrements:
                 raise ValueError(f"brownian covers [{float(t0)}, {float(t1)}], but the solve needs [{lo}, {hi}].")
         # torchsde's paths know forward times alone
         self._mirrored = bool(times[-1] < times[0]) and theirs_too
+
+    def between(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Increments over the steps ``start … stop - 1``, in turn."""
+        return map(self.increment, range(start, stop))
 
     def increment(self, n: int) -> Tensor:
         """Increment over step ``n``; ``TypeError`` or ``ValueError`` if its kind is not the equation's."""

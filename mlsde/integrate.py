@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mlsde import checks
 from mlsde.brownian import Brownian
-from mlsde.estimator import PerSampleEstimator, SharedEstimator, estimator, remembered
+from mlsde.estimator import PlannedEstimator, estimator, remembered
 from mlsde.hierarchy import CountedLevels
 from mlsde.increments import IndependentIncrements, PathIncrements
 from mlsde.multilevel import Multilevel
@@ -214,6 +215,8 @@ class Run:
         source = self._noise_source(brownian)
         self.increment: Callable[[int], Tensor | None] = _none if source is None else source.increment
         """Increment of the noise over step ``n``; ``None`` for an ODE."""
+        self._increments: Callable[[int, int], Iterator[Tensor | None]]
+        self._increments = (lambda start, stop: repeat(None)) if source is None else source.between
         self._estimator, self._stepper = self._machinery(self.levels)
 
     def _noise_source(self, brownian: Brownian | None) -> IndependentIncrements | PathIncrements | None:
@@ -224,17 +227,17 @@ class Run:
         like = torch.empty(0, dtype=self.dtype, device=self.y0.device)
         return PathIncrements(brownian, self.times, self.noise.shape, like)
 
-    def _machinery(self, levels: CountedLevels) -> tuple[SharedEstimator | PerSampleEstimator, Stepper]:
+    def _machinery(self, levels: CountedLevels) -> tuple[PlannedEstimator, Stepper]:
         estimate = estimator(levels, self.plan)
         method = compatible(self.method, self.sde, None)
         return estimate, method.make(Equation(self.sde, estimate, self.noise))
 
-    def steps(self, start: int, stop: int) -> list[Step]:
+    def steps(self, start: int, stop: int) -> Iterator[Step]:
         """Times and lengths of the steps ``start … stop - 1``."""
         grid = self.times[start : stop + 1]
         ts = sent(grid, self.y0.device, self.dtype).unbind(0)
         floats, lengths = grid.tolist(), np.diff(grid).tolist()
-        return list(map(Step._make, zip(ts[:-1], ts[1:], floats[:-1], floats[1:], lengths, strict=True)))
+        return map(Step._make, zip(ts[:-1], ts[1:], floats[:-1], floats[1:], lengths, strict=True))
 
     def to_end(self, saver: Saver, callback: Callback | None, shown: tqdm[Any] | None) -> Solution:
         """Step through the grid in blocks, looking at the end of each whether the state is still finite."""
@@ -243,12 +246,13 @@ class Run:
         saver.start(y)
         n, stopped = 0, False
         replayed = _Replayed(0, None, self._estimator.memory)
-        stepper, increment = self._stepper, self.increment
+        stepper = self._stepper
         while n < self.plan.steps and not stopped:
             if y.numel() <= _SNAPSHOT:
                 replayed = _Replayed(n, y, self._estimator.memory)
-            for step in self.steps(n, min(n + BLOCK, self.plan.steps)):
-                y_next = stepper(n, step, y, increment(n))
+            stop = min(n + BLOCK, self.plan.steps)
+            for step, dw in zip(self.steps(n, stop), self._increments(n, stop), strict=False):
+                y_next = stepper(n, step, y, dw)
                 n += 1
                 if n == saver.due:
                     saver.save(y, y_next)

@@ -172,7 +172,7 @@ class _Descent:
             tail = [*tail[-((last - first) // 4) or -1 :], logits]
             if shown is not None:
                 shown.update()
-                shown.set_postfix(loss=f"{self.history[-1][0]:.3g}")
+                shown.set_postfix({"loss": f"{self.history[-1][0]:.3g}"}, refresh=False)
         return self._table.at_budget(np.mean(tail[1:] or tail, axis=0))
 
     def _slope(self, logits: np.ndarray, i: int) -> np.ndarray:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 
 def squares(y: Tensor) -> Tensor:
     """``|y_i|^2`` in float64, shape ``(samples,)``, of states of shape ``(samples, ...)``; one number each will do."""
     return y.double().reshape(len(y), -1).square().sum(dim=1)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Root mean square over samples and components; infinite where something is not finite."""
+    gap = float((a.double() - b.double()).square().mean().sqrt())
+    return gap if math.isfinite(gap) else math.inf
 
 
 def of_laws(a: Tensor, b: Tensor) -> float:

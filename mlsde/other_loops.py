@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
-from mlsde.estimator import PerSampleEstimator, SharedEstimator, estimator
+from mlsde.estimator import PlannedEstimator, estimator
 from mlsde.hierarchy import CountedLevels, DriftHierarchy
 from mlsde.multilevel import Multilevel
 from mlsde.plan import Plan, fixed_plan, multilevel_plan
@@ -65,7 +65,7 @@ class MultilevelDrift:
         self.plan = self._plan(self._batch)
         self._next = 0
         self._levels: CountedLevels | None = None
-        self._estimate: SharedEstimator | PerSampleEstimator | None = None
+        self._estimate: PlannedEstimator | None = None
 
     def __repr__(self) -> str:
         return f"MultilevelDrift({self.drift!r}, {self.plan!r})"

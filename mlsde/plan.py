@@ -84,6 +84,18 @@ class Plan:
         return len(self.probabilities)
 
     @property
+    def alone(self) -> int | None:
+        """The level (from 0) whose value is the estimate at every step; ``None`` with coins, or if it changes.
+
+        Of a ladder of differences that is the first, because the value of another is a sum.
+        """
+        if self.coins != "none":
+            return None
+        highest = int(self.probabilities[0].sum()) - 1
+        sum_of_many = self.differences and highest > 0
+        return None if sum_of_many or (self.probabilities != self.probabilities[0]).any() else highest
+
+    @property
     def remembers(self) -> bool:
         """True if differences are kept between firings."""
         return self.correction in MEMORY

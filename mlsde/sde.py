@@ -218,6 +218,11 @@ class NoiseTerm:
                 self._refuse_state(g, self.value(t0, y0 + 0.1 * (1.0 + y0.abs())))
         self.shape = self._increment_shape(y0, g)
 
+    @property
+    def number(self) -> float | None:
+        """The diffusion, if it is one number for all."""
+        return self._constant if type(self._constant) is float and self.noise != "general" else None
+
     def _as_function(self, diffusion: Diffusion) -> Callable[[Tensor, Tensor], Any]:
         if not callable(diffusion):
             return lambda _t, _y: diffusion

@@ -63,13 +63,19 @@ class Equation:
 
 def _euler_maruyama(equation: Equation) -> Stepper:
     """``y + h f + g dW``."""
-    f, g = equation.f, equation.noise
+    f, g, estimate = equation.f, equation.noise, equation.estimate
+    number = None if g is None or equation.sde.linear is not None else g.number
+
+    def with_a_number(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
+        """The same where the noise is a number: what that does not need would be paid at each step."""
+        assert number is not None and dw is not None
+        return torch.add(y, estimate(n, step.t, y), alpha=step.h).add_(dw, alpha=number)
 
     def step(n: int, step: Step, y: Tensor, dw: Tensor | None) -> Tensor:
         euler = torch.add(y, f(n, step, y), alpha=step.h)
         return euler if g is None or dw is None else g.add_to(euler, step.t, y, dw)
 
-    return step
+    return step if number is None else with_a_number
 
 
 def _milstein(equation: Equation) -> Stepper:

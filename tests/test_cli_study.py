@@ -113,9 +113,8 @@ def test_a_quick_named_study_writes_its_numbers_its_picture_its_trials_and_where
     assert main(["study", "wall-clock", "--quick", "--seed", "3", "--folder", str(folder)]) == 0
     out, err = capsys.readouterr()
     kept = folder / "trials" / "wall-clock-quick-seed3"
-    assert err == (
-        f"wall-clock: {named_studies()['wall-clock'].title}; seconds from the beginning; nothing is kept in {kept} yet\n"
-    )
+    title = named_studies()["wall-clock"].title
+    assert err == f"wall-clock: {title}; seconds from the beginning; nothing is kept in {kept} yet\n"
     assert "least cost that reaches each error (seconds)" in out
     assert json.loads((folder / "wall-clock-quick-seed3.json").read_text())["settings"]["seed"] == 3
     assert (folder / "wall-clock-quick-seed3.png").read_bytes().startswith(b"\x89PNG")

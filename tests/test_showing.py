@@ -160,12 +160,13 @@ def test_a_call_leaves_out_what_is_at_its_default():
 
 
 MEASURED = LevelVariances(np.linspace(0.0, 1.0, 50), np.tile([1.0, 0.01], (50, 1)), None)
+SHOWN = "LevelVariances(E|f^k - f^(k-1)|^2 at 50 times from 0 to 1; means of the levels: 1, 0.01)"
 BIG = torch.ones(50, 2)
 SHOWN = {
-    "LevelVariances(E|f^k - f^(k-1)|^2 at 50 times from 0 to 1; means of the levels: 1, 0.01)": MEASURED,
+    SHOWN: MEASURED,
     "Constant(values=[1, 0.1])": Constant(torch.tensor([1.0, 0.1])),
     "PowerLaw(gamma=2.5, scale=2)": PowerLaw(2.5, 2.0),
-    "Optimal(variances=LevelVariances(E|f^k - f^(k-1)|^2 at 50 times from 0 to 1; means of the levels: 1, 0.01), budget=100)": Optimal(MEASURED, 100.0),
+    f"Optimal(variances={SHOWN}, budget=100)": Optimal(MEASURED, 100.0),
     "Multilevel(probabilities=<lambda>, coins='systematic', correction='hold', share='sample')": Multilevel(
         lambda t: [1.0, 0.1], share="sample"
     ),

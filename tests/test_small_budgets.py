@@ -18,7 +18,9 @@ def solved(budget, **options):
 
 
 def test_a_pilot_that_bursts_says_that_it_was_the_pilot_and_what_to_do():
-    with pytest.raises(mlsde.NonFiniteError, match=r"It was the pilot that did, of 9 samples and 16 steps.*pilot_steps=32"):
+    with pytest.raises(
+        mlsde.NonFiniteError, match=r"It was the pilot that did, of 9 samples and 16 steps.*pilot_steps=32"
+    ):
         solved(320.0)
     cal = mlsde.calibrate(mlsde.SDE(LADDER), WIDE, (0.0, 5.0), steps=64, pilot_steps=128, pilot_samples=16)
     assert solved(320.0, calibration=cal).success
@@ -32,7 +34,9 @@ def test_a_run_that_was_chosen_unseen_and_bursts_says_so():
 
 
 def test_so_few_steps_as_burst_in_the_pilot_are_not_recommended():
-    with pytest.raises(ValueError, match=r"pays for no run that is known to stay finite: with 8 steps the pilot did not"):
+    with pytest.raises(
+        ValueError, match=r"pays for no run that is known to stay finite: with 8 steps the pilot did not"
+    ):
         solved(160.0)
     cal = mlsde.calibrate(mlsde.SDE(LADDER), WIDE, (0.0, 5.0), steps=64, pilot_steps=64, pilot_samples=64)
     burst = cal.model.burst
@@ -44,8 +48,10 @@ def test_so_few_steps_as_burst_in_the_pilot_are_not_recommended():
 
 
 def test_an_error_as_large_as_the_solution_is_told():
-    with pytest.warns(UserWarning, match="the budget is too small for this equation"):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always", UserWarning)
         solved(40.0)
+    assert any("the budget is too small for this equation" in str(one.message) for one in heard)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         mild = mlsde.SDE(LADDER, 0.5)
@@ -57,30 +63,36 @@ def candidate(kind, levels, square, steps=10):
     return Candidate(kind, levels, steps, 1.0, square, square, rule=rule, share=share)
 
 
+COINS, TOP, CHEAP = ("multilevel", (1, 2), 4.0), ("plain", (2,), 4.0), ("plain", (1,), 4.0)
+ALONE = "The top level, level 2 alone with 10 steps, is predicted to miss by 3 times as much."
+
+
+def best(one):
+    return (*one[:2], 1.0)
+
+
 @pytest.mark.parametrize(
-    ("best", "rivals", "top", "said", "not_said"),
+    ("chosen", "rivals", "top", "said", "not_said"),
     [
-        # the top level alone is the next best: it is named once
-        (("multilevel", (1, 2), 1.0), [("plain", (2,), 4.0)], 4.0, "level 2 alone with 10 steps is predicted to miss by 2 times", "The top level,"),
-        # something else is: both are named
-        (("multilevel", (1, 2), 1.0), [("plain", (1,), 4.0)], 9.0, "The top level, level 2 alone with 10 steps, is predicted to miss by 3 times", "does not pay"),
-        (("plain", (1,), 1.0), [("multilevel", (1, 2), 4.0)], 9.0, "Using levels together does not pay here", "The ladder does not pay"),
-        (("plain", (1,), 1.0), [("multilevel", (1, 2), 4.0)], 9.0, "miss by 3 times as much", "The ladder does not pay"),
-        (("plain", (2,), 1.0), [("multilevel", (1, 2), 4.0)], 1.0, "The ladder does not pay here", "The top level,"),
-        (("plain", (1,), 1.0), [], None, "The price pays for no step of the top level alone.", "does not pay here"),
+        (best(COINS), [TOP], 4.0, "level 2 alone with 10 steps is predicted to miss by 2 times", "The top level,"),
+        (best(COINS), [CHEAP], 9.0, ALONE, "does not pay"),
+        (best(CHEAP), [COINS], 9.0, "Using levels together does not pay here", "The ladder does not pay"),
+        (best(CHEAP), [COINS], 9.0, ALONE, "The ladder does not pay"),
+        (best(TOP), [COINS], 1.0, "The ladder does not pay here", "The top level,"),
+        (best(CHEAP), [], None, "The price pays for no step of the top level alone.", "does not pay here"),
     ],
-)  # fmt: skip
-def test_why_names_the_next_best_and_the_top_level_alone(best, rivals, top, said, not_said):
-    chosen = candidate(*best)
+)
+def test_why_names_the_next_best_and_the_top_level_alone(chosen, rivals, top, said, not_said):
+    first = candidate(*chosen)
     others = tuple(candidate(*one) for one in rivals)
-    alone = None if top is None else chosen if best[:2] == ("plain", (2,)) else candidate("plain", (2,), top)
-    why = advice.for_budget(choice.Choice(chosen, others, alone))
+    alone = None if top is None else first if chosen[:2] == TOP[:2] else candidate("plain", (2,), top)
+    why = advice.for_budget(choice.Choice(first, others, alone))
     assert said in why and not_said not in why
 
 
 def test_a_tolerance_that_takes_many_steps_of_euler_on_an_ode_names_heun():
     drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
-    many = dict(steps=64, pilot_steps=32, pilot_samples=4)
+    many = {"steps": 64, "pilot_steps": 32, "pilot_samples": 4}
     y0 = torch.linspace(0.1, 2.0, 64, dtype=torch.float64)[:, None]
     cal = mlsde.calibrate(mlsde.SDE(drift), y0, (0.0, 2.0), **many)
     assert "method='heun' may need far fewer steps" in cal.recommend(tol=1e-5).why

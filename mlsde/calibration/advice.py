@@ -201,7 +201,9 @@ def _of_the_crowd(recording: Recording) -> list[str]:
     if many == 0 or not math.isfinite(recording.tail):
         return []
     off = math.sqrt(recording.tail)
-    return [f"  the step of level {level} on {many} samples: {off:.2g} times the error on the pilot's {recording.samples}"]
+    return [
+        f"  the step of level {level} on {many} samples: {off:.2g} times the error on the pilot's {recording.samples}"
+    ]
 
 
 def _gamma(calibration: Calibration) -> str:

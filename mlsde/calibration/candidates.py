@@ -141,6 +141,14 @@ def allowed(rules: Sequence[tuple[str, str]], method: str) -> list[tuple[str, st
     return [rule for rule in rules if method != "heun" or rule[1] not in ("impulse", "control")]
 
 
+def fewest(rule: tuple[str, str]) -> float:
+    """Expected firings that a level has at least.
+
+    Periodic impulses fire a whole number of times, and a budget for less than one pays for none.
+    """
+    return 1.0 if rule == ("periodic", "impulse") else 0.5
+
+
 def multilevel(
     model: Model, budget: float, steps: int | None = None, rules: Sequence[tuple[str, str]] = RULES
 ) -> list[Candidate]:
@@ -164,7 +172,7 @@ def _allocated(
     # what fires at every step adds nothing
     add = np.where(p < 1.0, curve.at(which, p * n[:, None]) * spacing_factor(rule, p), 0.0).sum(axis=1)
     squares = model.floor(levels[-1], n) + add
-    squares[(cost > budget * (1.0 + 1e-9)) | (p * n[:, None] < 0.5).any(axis=1)] = np.inf
+    squares[(cost > budget * (1.0 + 1e-9)) | (p * n[:, None] < fewest(rule)).any(axis=1)] = np.inf
     if not np.isfinite(squares).any():
         return None
     # more steps of the cheapest level always help a little, and each has a price that costs do not show

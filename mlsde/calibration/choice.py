@@ -205,6 +205,6 @@ def fitted(model: Model, one: Candidate, base: np.ndarray, budget: float) -> tup
         middle = math.sqrt(low * high)
         low, high = (middle, high) if cost(at(middle)) <= budget else (low, middle)
     table = at(low)
-    if (table.mean(axis=0) * one.steps < 0.5).any():
+    if (table.mean(axis=0) * one.steps < candidates.fewest(one.rule)).any():
         return None, math.inf
     return table, cost(table)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mlsde import checks, manifests
 from mlsde.calibration import advice, pilot
+from mlsde.calibration.crowd import Crowd, picked
 from mlsde.calibration.recording import Recording
 from mlsde.calibration.result import Calibration
 from mlsde.calibration.runs import Runs
@@ -151,7 +151,7 @@ def measured(
     samples = samples if pilot_samples is None else checks.positive_integer("pilot_samples", pilot_samples)
     start = pilot_start(y0, samples, priced.is_ode)
     most = CROWDED * crowded * each * samples
-    crowd = pilot.Crowd.of(y0, costs, priced.drift.differences, most, samples, priced.is_ode)
+    crowd = Crowd.of(y0, costs, priced.drift.differences, most, samples, priced.is_ode)
     crowd_is = None if crowd is None else [crowd.level, len(crowd.start)]
     settled = [costs.tolist(), n, samples, method, checks.one_seed(seed), grid.tolist(), crowd_is]
     runs.settled(check_sum(json.dumps(settled).encode(), tensor_bytes(start)))
@@ -207,7 +207,7 @@ def size(pairs: float) -> tuple[int, int] | None:
 def pilot_start(y0: Tensor, samples: int, deterministic: bool) -> Tensor:
     """Initial states of the pilot: some of the run's, evenly picked; with noise they may be taken again."""
     samples = min(samples, len(y0)) if deterministic else samples
-    return pilot.picked(y0, samples)
+    return picked(y0, samples)
 
 
 def thinned(grid: np.ndarray, steps: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -19,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlsde import checks, randomness
+from mlsde import checks, norms, randomness
 from mlsde.brownian import BrownianPath
 from mlsde.calibration import replay, sensitivity
+from mlsde.calibration.crowd import CHEAP_ENOUGH, Crowd
 from mlsde.calibration.recording import FARTHER, LAGS, TRIAL, Recording
 from mlsde.calibration.runs import Runs, ended, recorded, spent
 from mlsde.chunks.store import Piece
@@ -40,14 +40,8 @@ COARSER = (1, 2, 4, 8)
 _PROJECTIONS = ((16, 4), (math.inf, 2))
 """Random projections per sample in a pilot of fewer samples than so many: many samples are projections enough."""
 
-_CHEAP_ENOUGH = 4.0
-"""How many times cheaper than the top a level must be to carry the errors to the end in its stead."""
-
 TRIALS = ("impulse", "extrapolate")
 """Corrections that are run by coins on the pilot's own samples, to see how far first order foresees them."""
-
-_CROWD, _LEAST_CROWD = 1024, 8
-"""Most samples of a crowd, and how many times those of the pilot it is at least."""
 
 _LARGEST = 1e60
 """Square of a difference or of what it does to the end from which on a pilot is of no use."""
@@ -86,7 +80,7 @@ def _carrier(costs: np.ndarray, differences: bool, gaps: np.ndarray) -> int:
 
     One that ends farther from the top than a cheaper one does is passed over: its derivative is not the top's either.
     """
-    enough = np.flatnonzero(costs * _CHEAP_ENOUGH <= costs[-1])
+    enough = np.flatnonzero(costs * CHEAP_ENOUGH <= costs[-1])
     cheap = [k for k in enough if gaps[k] <= FARTHER * min(gaps[: k + 1])]
     return len(costs) - 1 if differences or not cheap else int(cheap[-1])
 
@@ -127,7 +121,7 @@ def record(
     first = _first_runs(sde, y0, times, method, seed, path)
     if crowd is not None:
         theirs = int(randomness.host_generator(seed, randomness.PILOT, 1).integers(2**31))
-        first |= _crowd_runs(sde, crowd, times, method, _path(sde, crowd.start, times, theirs))
+        first |= crowd.runs(sde, times, method, _path(sde, crowd.start, times, theirs))
     made = runs.all(first, seed)
     held = {name: value.to(y0.device) for name, value in made["record"].tensors.items()}
     states = list(held["states"].unbind(0))
@@ -137,12 +131,12 @@ def record(
     cheaper = [(k, part) for k in range(1, top) for part in (1, 2)] + [(top, part) for part in COARSER[1:]]
     ends = {key: made["level-{}-of-{}".format(*key)].tensors["end"].to(y0.device) for key in cheaper}
     gaps = _settled(
-        np.array([*(_distance(ends[k, 1], end) for k in range(1, top)), 0.0]),
-        np.array([*(_distance(ends[k, 2], ends[top, 2]) for k in range(1, top)), 0.0]),
+        np.array([*(norms.distance(ends[k, 1], end) for k in range(1, top)), 0.0]),
+        np.array([*(norms.distance(ends[k, 2], ends[top, 2]) for k in range(1, top)), 0.0]),
     )
     count = len(times) - 1
     coarse = [end, *(ends[top, part] for part in COARSER[1:])]
-    changes = [_distance(a, b) for a, b in pairwise(coarse)]
+    changes = [norms.distance(a, b) for a, b in pairwise(coarse)]
     vectors = sensitivity.projections(y0.to(states[0].dtype), projection_count(math.prod(y0.shape[1:]), len(y0)), rng)
     carrier = _carrier(costs, sde.drift.differences, gaps)
     ends[top, 1] = end
@@ -163,10 +157,7 @@ def record(
         later["half-order"] = partial(_half_order, sde, y0, times, path, carrier + 1)
     made |= runs.all(later, seed)
     responses, growth = (made["responses"].tensors[name].numpy() for name in ("responses", "growth"))
-    half_order = math.nan
-    if "half-order" in made and made["half-order"].tensors:
-        half_order = _distance(made["half-order"].tensors["end"].to(y0.device), ends[carrier + 1, 1]) ** 2
-        half_order = half_order if math.isfinite(half_order) else math.nan
+    half_order = _of_half_order(made, ends[carrier + 1, 1])
     carrier = made["responses"].note["carrier"]
     evaluations = np.array(made["record"].note["samples"]) + np.array(made["responses"].note["samples"])
     seconds = np.array(made["record"].note["seconds"]) + np.array(made["responses"].note["seconds"])
@@ -186,7 +177,8 @@ def record(
         deterministic=sde.is_ode, size=float(end.double().square().mean().sqrt()),
         epsilon=float(torch.finfo(end.dtype).eps), price=price, samples=len(y0), method=method,
         sensitivity_level=carrier + 1, unlike=_unlike(differences, carrier), linearity=_linearity(responses, gaps),
-        tail=_tail(made, crowd, ends), crowd=(0, 0) if crowd is None else (len(crowd.start), crowd.level),
+        tail=1.0 if crowd is None else crowd.tail(made, ends),
+        crowd=(0, 0) if crowd is None else (len(crowd.start), crowd.level),
         trials=_trials(made, "trial" if sound.all() else "sound-trial", times, end, replay.merged(responses, used)),
         names=sde.drift.names,
     )  # fmt: skip
@@ -226,64 +218,6 @@ def _trial_runs(
     return made
 
 
-@dataclass(frozen=True)
-class Crowd:
-    """Many samples of which a cheap level alone is run, because a few do not tell what a few of many do.
-
-    Attributes:
-        level: that is run, from 1.
-        start: initial states, shape ``(many, ...)``.
-    """
-
-    level: int
-    start: Tensor
-
-    @classmethod
-    def of(cls, y0: Tensor, costs: np.ndarray, differences: bool, price: float, samples: int, ode: bool) -> Crowd | None:
-        """The crowd that a price per step allows; ``None`` where it would be hardly larger than the pilot.
-
-        Args:
-            y0: initial states of the run; those of the crowd are some of them, with noise taken again.
-            costs: of the ladder.
-            differences: whether these are of differences.
-            price: of all evaluations of the crowd in one step.
-            samples: of the pilot.
-            ode: whether the equation is one.
-        """
-        prices = np.cumsum(costs) if differences else costs
-        cheap = np.flatnonzero(costs * _CHEAP_ENOUGH <= costs[-1]).tolist()
-        for k in reversed(cheap):
-            many = min(_CROWD, int(price / (1.5 * prices[k])), len(y0) if ode else _CROWD)
-            if many >= _LEAST_CROWD * samples:
-                return cls(k + 1, picked(y0, many))
-        return None
-
-
-def picked(y0: Tensor, samples: int) -> Tensor:
-    """Some of the states, evenly picked; the same ones again if there are too few."""
-    rows = np.floor((np.arange(samples) + 0.5) * len(y0) / samples).astype(int)
-    return y0.detach()[torch.as_tensor(rows, device=y0.device)].clone()
-
-
-def _crowd_runs(
-    sde: SDE, crowd: Crowd, times: np.ndarray, method: str, path: BrownianPath | None
-) -> dict[str, Callable[[], Piece]]:
-    """The crowd on all times, and on every second one."""
-    how: dict[str, Any] = {"method": method, "level": crowd.level, "brownian": path}
-    return {f"crowd-of-{part}": partial(ended, sde, crowd.start, times=times[::part], **how) for part in (1, 2)}
-
-
-def _tail(made: dict[str, Piece], crowd: Crowd | None, ends: dict[tuple[int, int], Tensor]) -> float:
-    """Mean square of what halving the steps changes, of the crowd over that of the pilot's samples."""
-    if crowd is None:
-        return 1.0
-    many = _distance(*(made[f"crowd-of-{part}"].tensors["end"] for part in (1, 2)))
-    few = _distance(*(ends[crowd.level, part] for part in (1, 2)))
-    if not math.isfinite(few) or few == 0.0:
-        return 1.0
-    return (many / few) ** 2
-
-
 def strong_order(sde: SDE, method: str) -> float:
     """Order at which the stepper's error on one path falls with the step."""
     if method == "heun":
@@ -298,6 +232,14 @@ def _half_order(sde: SDE, y0: Tensor, times: np.ndarray, path: BrownianPath | No
     except (NonFiniteError, ValueError):  # a diffusion that mixes components
         return Piece({}, {"price": 0.0})
     return Piece({"end": done.y1}, {"price": (done.stats.cost or 0.0) * len(y0)})
+
+
+def _of_half_order(made: dict[str, Piece], end: Tensor) -> float:
+    """Mean square of what Milstein's step adds; NaN where that is not known."""
+    if "half-order" not in made or not made["half-order"].tensors:
+        return math.nan
+    square = norms.distance(made["half-order"].tensors["end"].to(end.device), end) ** 2
+    return square if math.isfinite(square) else math.nan
 
 
 def has_milstein(sde: SDE) -> bool:
@@ -318,7 +260,7 @@ def _trials(
         if f"{name}-{correction}" not in made:
             found.append(1.0)
             continue
-        true = _distance(made[f"{name}-{correction}"].tensors["end"].to(end.device), end)
+        true = norms.distance(made[f"{name}-{correction}"].tensors["end"].to(end.device), end)
         table = np.tile(_trial_values(responses.shape[1]), (len(times) - 1, 1))
         foreseen = replay.defects(responses, times, table, "systematic", correction, keys=((0,),)).sum(axis=1)
         size = math.sqrt(float((foreseen**2).mean()))
@@ -344,11 +286,6 @@ def _settled(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
     sound = np.isfinite(coarse) & (coarse > 0) & np.isfinite(fine)
     fall = np.divide(fine, coarse, out=np.ones_like(fine), where=sound)
     return np.where(sound, fine * np.clip(fall, _MOST_SETTLED, 1.0), fine)
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    gap = float((a.double() - b.double()).square().mean().sqrt())
-    return gap if math.isfinite(gap) else math.inf
 
 
 def _carried(

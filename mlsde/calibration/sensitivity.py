@@ -96,7 +96,7 @@ def backwards(run: Run, states: list[Tensor], k: int, vectors: Tensor) -> Iterat
     """
     level = OneLevel(run.levels, k, run.sde.drift.differences)
     step_of = stepper(run, level)
-    steps = run.steps(0, len(states))
+    steps = list(run.steps(0, len(states)))
     carried = list(vectors)
     for n in reversed(range(len(states))):
         growth = float(torch.stack(carried).double().square().flatten(1).sum(1).mean()) / len(states[n])
@@ -125,7 +125,7 @@ def by_perturbation(run: Run, states: list[Tensor], k: int, vectors: Tensor, see
     at = [min(count - 1, round((i + 0.5) * count / samples)) for i in range(samples)]
     nudges = projections(states[0], 1, seed)[0] * _NUDGE * float(states[-1].square().mean().sqrt() + 1e-6)
     plain, nudged = states[0], states[0].clone()
-    steps, lengths = run.steps(0, count), []
+    steps, lengths = list(run.steps(0, count)), []
     for n in range(count):
         dw = run.increment(n)
         starts = torch.tensor([a == n for a in at], device=plain.device).view(-1, *[1] * (plain.ndim - 1))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mlsde import checks
 from mlsde.diffusion.hosts import Call, ModelLevels, copies, default_form, flops
-from mlsde.estimator import PerSampleEstimator, SharedEstimator, estimator
+from mlsde.estimator import PlannedEstimator, estimator
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.multilevel import Multilevel
 from mlsde.plan import Plan, multilevel_plan
@@ -222,7 +222,7 @@ def _version(sample: Tensor) -> int | None:
 class _Slot:
     """One of the calls that a node makes with the same state, and its memory."""
 
-    estimate: SharedEstimator | PerSampleEstimator
+    estimate: PlannedEstimator
     shape: torch.Size
     node: int
     before: Any = ()

@@ -30,7 +30,7 @@ from mlsde import checks, randomness
 from mlsde.brownian import Brownian
 from mlsde.diffusion.denoisers import ConvertedLevel, DenoiserLevel, convert, in_space
 from mlsde.diffusion.processes import Process, VarianceExploding
-from mlsde.estimator import PerSampleEstimator, SharedEstimator, estimator
+from mlsde.estimator import PlannedEstimator, estimator
 from mlsde.hierarchy import CountedLevels, DriftHierarchy
 from mlsde.integrate import Callback, Run, solve
 from mlsde.multilevel import Multilevel
@@ -240,12 +240,12 @@ class _MultistepRun(Run):
         super().__init__(sde, y0, times, "exponential", multilevel, level, seed, brownian)
         self.method = sampler
 
-    def _machinery(self, levels: CountedLevels) -> tuple[SharedEstimator | PerSampleEstimator, Stepper]:
+    def _machinery(self, levels: CountedLevels) -> tuple[PlannedEstimator, Stepper]:
         """Memories may see the log-SNR as their time; the probabilities were settled in the process's own."""
         estimate = estimator(levels, replace(self.plan, times=self._remembers_in))
         return estimate, self._multistep(estimate)
 
-    def _multistep(self, estimate: SharedEstimator | PerSampleEstimator) -> Stepper:
+    def _multistep(self, estimate: PlannedEstimator) -> Stepper:
         """``Phi y + alpha sum_i w_i D_i + noise`` with the clean predictions ``D_i`` of this step and those before."""
         history: tuple[Tensor, ...] = ()
         linear = self.sde.linear

@@ -16,7 +16,12 @@ _WAVES = 8
 
 
 def double_well(
-    prices: tuple[float, ...] = (1.0, 40.0), *, noise: float = 0.6, ripple: float = 0.05, span: float = 2.0, seed: int = 0
+    prices: tuple[float, ...] = (1.0, 40.0),
+    *,
+    noise: float = 0.6,
+    ripple: float = 0.05,
+    span: float = 2.0,
+    seed: int = 0,
 ) -> LadderProblem:
     """``dY = (Y - Y^3 + ripples) dt + noise dW`` in one dimension, which starts at the top of the hill.
 

@@ -237,7 +237,9 @@ STUDIES = {
         _rate("ode", 1.5, [plain(), _PAPER, *_SPREAD, plain("heun")], halvings(0, 8), 8192, halvings(0, 4, 1)),
         29,
     ),
-    "equal-cost-smooth": Study("gamma 3, smooth differences: every rule at one price", _equal_cost("smooth"), 2.5, False),
+    "equal-cost-smooth": Study(
+        "gamma 3, smooth differences: every rule at one price", _equal_cost("smooth"), 2.5, False
+    ),
     "equal-cost-rough": Study("gamma 3, rough differences: every rule at one price", _equal_cost("rough"), 2.5, False),
     "wall-clock": Study("gamma 3, levels that do the work they are priced at: seconds", _real_work("seconds"), 7),
     "wall-clock-declared": Study("the same levels at their declared prices", _real_work("declared"), 8),

@@ -22,8 +22,8 @@ def _tolerances(how: How) -> Result:
 
 def _wells(how: How) -> Result:
     return tolerances(
-        count=6 if how.quick else 60, trajectories=32 if how.quick else 512, reference_steps=1536 if how.quick else 6144,
-        problem=random_well, seed=how.seed, folder=how.folder, progress=how.progress,
+        count=60, trajectories=512, problem=random_well, quick=how.quick, seed=how.seed, folder=how.folder,
+        progress=how.progress,
     )  # fmt: skip
 
 

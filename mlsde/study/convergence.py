@@ -397,7 +397,7 @@ def _bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
     with bar(total=total, unit="errors") as moving:
 
         def advance(name: str, tried: int) -> None:
-            moving.set_postfix_str(f"{name}, {tried} trials")
+            moving.set_postfix_str(f"{name}, {tried} trials", refresh=False)
             moving.update(1)
 
         yield advance

@@ -76,8 +76,8 @@ class Diagnosis:
         return [
             f"{self.problem}: differences of the levels along a run",
             Rows(cells, (">6", ">11", ">11", ">11", ">10", ">10"), gap="", indent=""),
-            "V_k is the mean square of f^k - f^(k-1); kurtosis is 3 where it is normal, large where a few samples rule;",
-            "repeats is how far a level asked twice differs, over sqrt(V_k): 0 unless it draws numbers or mixes samples.",
+            "V_k: mean square of f^k - f^(k-1); kurtosis: 3 where that is normal, large where a few samples rule it;",
+            "repeats: how far a level asked twice differs, over sqrt(V_k), 0 unless it draws numbers or mixes samples",
             self._law(),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
