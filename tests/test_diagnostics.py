@@ -267,7 +267,9 @@ def test_the_table_holds_a_row_for_each_level_and_survives_json(tmp_path):
     lines = repr(found).splitlines()
     assert lines[0] == "made up: differences of the levels along a run"
     assert [line.split()[:2] for line in lines[2:6]] == [["1", "1"], ["2", "4"], ["3", "16"], ["4", "64"]]
-    assert lines[6] == "cost ~ 2^(2.00 k), difference ~ 2^(-0.80 k): gamma 2.50 [2.50, 2.50]"
+    assert [line.partition(":")[0] for line in lines[6:8]] == ["V_k", "repeats"]
+    assert lines[8] == "cost ~ 2^(2.00 k), difference ~ 2^(-0.80 k): gamma 2.50 [2.50, 2.50]"
+    assert repr(diagnose(ladder_of(2.5, levels=2), samples=4, steps=5)).splitlines()[6].startswith("gamma unknown")
     whole = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert whole["gamma"] == pytest.approx(2.5)
     assert whole["variances"] == list(found.variances)
