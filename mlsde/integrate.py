@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +18,13 @@ from mlsde.brownian import Brownian
 from mlsde.estimator import PlannedEstimator, estimator, remembered
 from mlsde.hierarchy import CountedLevels
 from mlsde.increments import IndependentIncrements, PathIncrements
-from mlsde.multilevel import Multilevel
+from mlsde.multilevel import Multilevel, Share
 from mlsde.plan import BLOCK, fixed_plan, multilevel_plan
 from mlsde.progress import bar
 from mlsde.saving import Saver
 from mlsde.sde import SDE, NoiseTerm
 from mlsde.solution import NonFiniteError, Solution, Stats
-from mlsde.steppers import Equation, Step, Stepper, compatible
+from mlsde.steppers import Equation, Scheme, Step, Stepper, compatible
 from mlsde.transfer import sent
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def solve(
     *,
     steps: int | None = None,
     times: Sequence[float] | np.ndarray | Tensor | None = None,
-    method: str = "euler",
-    multilevel: Multilevel | str | None = None,
+    method: Scheme = "euler",
+    multilevel: Multilevel | Literal["auto"] | None = None,
     level: int | Callable[[float], int] | None = None,
     budget: float | None = None,
     tol: float | None = None,
@@ -155,7 +155,7 @@ def _piloted(sde: SDE, y0: Tensor, t_span: Any, *, seed: Any, **options: Any) ->
         raise TypeError(f"sde must be an mlsde.SDE, which mlsde.SDE(drift, ...) makes, got {type(sde).__name__}.")
     number = checks.seed_or_seeds(seed, checks.state("y0", y0).shape[0])
     first = number if isinstance(number, int) else number[0]
-    share = "batch" if isinstance(number, int) else "sample"
+    share: Share = "batch" if isinstance(number, int) else "sample"
     return _Pilot(*auto.chosen(sde, y0, t_span, seed=first, share=share, **options))
 
 

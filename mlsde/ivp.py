@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -93,13 +93,13 @@ def solve_ivp(
     funs: Function | Sequence[Function],
     t_span: Sequence[float],
     y0: Sequence[complex] | np.ndarray,
-    method: str = "euler",
+    method: Literal["euler", "heun"] = "euler",
     t_eval: Sequence[float] | np.ndarray | None = None,
     dense_output: bool = False,
     *,
     costs: Sequence[float] | None = None,
     steps: int | None = None,
-    multilevel: Multilevel | str | None = None,
+    multilevel: Multilevel | Literal["auto"] | None = None,
     level: int | Callable[[float], int] | None = None,
     budget: float | None = None,
     tol: float | None = None,

@@ -30,7 +30,7 @@ from mlsde.multilevel import Multilevel
 from mlsde.probabilities import Learned, Optimal, ProbabilityRule, probability_table
 from mlsde.progress import bar
 from mlsde.sde import SDE
-from mlsde.steppers import METHODS, compatible
+from mlsde.steppers import METHODS, Scheme, compatible
 from mlsde.variances import level_variances
 
 _LEAST_FIRINGS = 0.01
@@ -53,7 +53,7 @@ def learn(
     budget: float,
     steps: int | None = None,
     times: Sequence[float] | np.ndarray | Tensor | None = None,
-    method: str = "euler",
+    method: Scheme = "euler",
     knots: int = 8,
     iterations: int = 120,
     samples: int = 512,

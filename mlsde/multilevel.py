@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from mlsde import checks, coins
 from mlsde.probabilities import ProbabilityRule
 from mlsde.showing import as_call
+
+Coins = Literal["independent", "nested", "systematic", "periodic"]
+Correction = Literal["impulse", "hold", "control", "extrapolate"]
+Share = Literal["batch", "sample"]
 
 CORRECTIONS = ("impulse", "hold", "control", "extrapolate")
 SHARES = ("batch", "sample")
@@ -54,10 +59,29 @@ class Multilevel:
     """
 
     probabilities: ProbabilityRule
-    coins: str = "systematic"
-    correction: str = "hold"
-    share: str = "batch"
+    coins: Coins = "systematic"
+    correction: Correction = "hold"
+    share: Share = "batch"
     seed: int | None = None
+
+    @classmethod
+    def named(
+        cls, probabilities: ProbabilityRule, coins: str, correction: str, share: str = "batch", seed: int | None = None
+    ) -> Multilevel:
+        """The same from words that are known only when the program runs, which no type checker can check.
+
+        Args:
+            probabilities: as above, and so are the others.
+            coins: how a level's firings are spread.
+            correction: what is used between them.
+            share: who shares the coins.
+            seed: of the coins.
+
+        Raises:
+            ValueError: as above.
+        """
+        words: Any = {"coins": coins, "correction": correction, "share": share}
+        return cls(probabilities, seed=seed, **words)
 
     def __repr__(self) -> str:
         return as_call(self, always=("coins", "correction"))

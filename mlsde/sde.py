@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlsde.multilevel import Multilevel
     from mlsde.torchsde_equation import TorchsdeEquation
 
+Noise = Literal["additive", "diagonal", "scalar", "general"]
+Calculus = Literal["ito", "stratonovich"]
 NOISES = ("additive", "diagonal", "scalar", "general")
 CALCULI = ("ito", "stratonovich")
 
@@ -62,8 +64,8 @@ class SDE:
 
     drift: DriftHierarchy
     diffusion: Diffusion | None
-    noise: str | None
-    calculus: str
+    noise: Noise | None
+    calculus: Calculus
     linear: LinearPart | None
 
     def __init__(
@@ -71,8 +73,8 @@ class SDE:
         drift: DriftHierarchy | Level,
         diffusion: Diffusion | None = None,
         *,
-        noise: str | None = None,
-        calculus: str = "ito",
+        noise: Noise | None = None,
+        calculus: Calculus = "ito",
         linear: float | Tensor | LinearPart | None = None,
     ) -> None:
         if not isinstance(drift, DriftHierarchy):
@@ -121,9 +123,11 @@ class SDE:
             ValueError: if its types are not known.
         """
         levels, diffusion = torchsde_objects.drifts(sde), torchsde_objects.diffusion(sde, motions)
-        calculus = checks.one_of("sde_type", getattr(sde, "sde_type", None), CALCULI)
-        noise = torchsde_objects.OURS[diffusion.noise_type]
-        return cls(DriftHierarchy(levels, costs), diffusion, noise=noise, calculus=calculus)
+        words: Any = {
+            "calculus": checks.one_of("sde_type", getattr(sde, "sde_type", None), CALCULI),
+            "noise": torchsde_objects.OURS[diffusion.noise_type],
+        }
+        return cls(DriftHierarchy(levels, costs), diffusion, **words)
 
     def to_torchsde(
         self,
@@ -166,12 +170,13 @@ def _diffusion(diffusion: Any) -> Diffusion | None:
     return checks.finite_number("diffusion", diffusion)
 
 
-def _noise(noise: str | None, diffusion: Any) -> str | None:
+def _noise(noise: Noise | None, diffusion: Any) -> Noise | None:
     if diffusion is None:
         if noise is not None:
             raise ValueError(f"noise={noise!r} was given without a diffusion; give diffusion= or leave noise out.")
         return None
-    noise = "additive" if noise is None else checks.one_of("noise", noise, NOISES)
+    noise = "additive" if noise is None else noise
+    checks.one_of("noise", noise, NOISES)
     if noise == "general" and not callable(diffusion) and not isinstance(diffusion, Tensor):
         raise TypeError(f"diffusion must be a tensor or a function for noise='general', got the number {diffusion!r}.")
     return noise

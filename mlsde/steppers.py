@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -180,12 +180,19 @@ class Method:
     stages: int
 
 
+Scheme = Literal["euler", "milstein", "heun", "exponential"]
+
 METHODS = {
     "euler": Method(_euler_maruyama, 1),
     "milstein": Method(_milstein, 1),
     "heun": Method(_heun, 2),
     "exponential": Method(_exponential, 1),
 }
+
+
+def scheme(name: str) -> Scheme:
+    """A stepper's name, from a word that no type checker knows; ``ValueError`` with the names there are for another."""
+    return cast(Scheme, checks.one_of("method", name, tuple(METHODS)))
 
 
 def _general_method(sde: SDE) -> str:

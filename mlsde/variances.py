@@ -16,6 +16,7 @@ from mlsde.brownian import Brownian
 from mlsde.hierarchy import CountedLevels, DriftHierarchy
 from mlsde.integrate import solve
 from mlsde.sde import SDE
+from mlsde.steppers import Scheme
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def level_variances(
     *,
     steps: int | None = None,
     times: Any = None,
-    method: str = "euler",
+    method: Scheme = "euler",
     seed: int = 0,
     brownian: Brownian | None = None,
 ) -> LevelVariances:

@@ -66,7 +66,9 @@ def quick(tmp_path_factory):
         patch.setattr(training.Training, "_one_step", reached)
         patch.setattr(Search, "least", reached)
         patch.setattr(command.subprocess, "run", reached)
-        named = {name: SimpleNamespace(title=name, run=reached, shared=True, minutes=0.1) for name in ("short", "wall-clock")}
+        named = {
+            name: SimpleNamespace(title=name, run=reached, shared=True, minutes=0.1) for name in ("short", "wall-clock")
+        }
         patch.setattr(command, "named_studies", lambda: named)
         yield here
     torch.set_num_threads(threads)

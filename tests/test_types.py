@@ -19,6 +19,8 @@ drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -2 * y], costs=[1.0,
 sde = mlsde.SDE(drift, diffusion=0.5)
 rule = mlsde.Multilevel(mlsde.PowerLaw(gamma=2.5, scale=2), coins="systematic")
 solution = mlsde.solve(sde, y0, (0.0, 1.0), steps=10, multilevel=rule, save_at="steps")
+for word in ("independent", "nested"):
+    mlsde.Multilevel.named(mlsde.PowerLaw(gamma=2.5, scale=2), word, "impulse")
 cost: float | None = solution.stats.cost
 calibration = mlsde.calibrate(sde, y0, (0.0, 1.0), steps=10)
 calibration.recommend(budget=3.0).solve(y0, seed=1)
@@ -31,6 +33,10 @@ mlsde.solve(sde, y0, (0.0, 1.0), step=10)                         # call-arg: st
 mlsde.solve(sde, y0, (0.0, 1.0), steps="ten")                     # arg-type: steps
 mlsde.Multilevel(mlsde.PowerLaw(gamma="2.5"))                     # arg-type: gamma
 mlsde.Multilevel(mlsde.Constant([1.0, 0.5]), coin="nested")       # call-arg: coin
+mlsde.Multilevel(mlsde.Constant([1.0, 0.5]), coins="sytematic")   # arg-type: coins
+mlsde.Multilevel(mlsde.Constant([1.0]), correction="holds")       # arg-type: correction
+mlsde.solve(sde, y0, (0.0, 1.0), steps=10, method="hein")         # arg-type: method
+mlsde.SDE(drift, lambda t, y: y, noise="diagnal")                 # arg-type: noise
 mlsde.SDE(drift, diffusion=0.5, nois="general")                   # call-arg: nois
 calibration.recommend(budjet=3.0)                                 # call-arg: budjet
 calibration.recommend(budget=3.0).solve(y0, sed=1)                # call-arg: sed
@@ -71,4 +77,4 @@ def test_a_checker_finds_what_is_misspelt_or_of_a_wrong_type_and_nothing_else(tm
         done.stdout + done.stderr
     )
     assert all(f'"{expected[number][1]}"' in message for number, message, _ in found)
-    assert len(found) == len(expected) == 12
+    assert len(found) == len(expected) == 16

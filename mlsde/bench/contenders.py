@@ -73,7 +73,7 @@ def independent_impulse(levels: Sequence[Drift], y0: Tensor, steps: int, seed: i
 
 def _multilevel(coins: str, correction: str, levels: Sequence[Drift], y0: Tensor, steps: int, seed: int) -> Tensor:
     probabilities = mlsde.Constant([FEWER**k for k in range(len(levels))])
-    rule = mlsde.Multilevel(probabilities, coins=coins, correction=correction)
+    rule = mlsde.Multilevel.named(probabilities, coins=coins, correction=correction)
     sde = mlsde.SDE(mlsde.DriftHierarchy(levels), DIFFUSION)
     return mlsde.solve(sde, y0, (0.0, steps * STEP), steps=steps, seed=seed, multilevel=rule).y1
 

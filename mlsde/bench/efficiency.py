@@ -194,7 +194,7 @@ def _efficiency(
     y0 = torch.ones(samples, _STATE[1], device=device)
     drift = busy_ladder(milliseconds, y0)
     sde = mlsde.SDE(drift, 0.5)
-    rule = mlsde.Multilevel(mlsde.Constant(_PROBABILITIES), share=whose)
+    rule = mlsde.Multilevel.named(mlsde.Constant(_PROBABILITIES), "systematic", "hold", whose)
     peak_top, peak = (_peak(sde, y0, steps, rule) for rule in (None, rule))
     promised, measured, cheapest = [], [], []
     for seed in range(repeats):

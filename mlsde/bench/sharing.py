@@ -111,7 +111,7 @@ def _solved(
 
 def _multilevel(rule: Rule, share: str, factor: float = 1.0) -> mlsde.Multilevel:
     probabilities = mlsde.Constant([min(1.0, factor * p) for p in _PROBABILITIES])
-    return mlsde.Multilevel(probabilities, coins=rule[0], correction=rule[1], share=share)
+    return mlsde.Multilevel.named(probabilities, coins=rule[0], correction=rule[1], share=share)
 
 
 def _errors(rule: Rule, y0: Tensor, steps: int, seed: int) -> Errors:

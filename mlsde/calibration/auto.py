@@ -17,6 +17,7 @@ from mlsde.calibration.result import Calibration
 from mlsde.calibration.runs import Runs
 from mlsde.chunks.ranks import Ranks
 from mlsde.log import log
+from mlsde.multilevel import Share
 from mlsde.sde import SDE
 from mlsde.steppers import METHODS
 
@@ -43,7 +44,7 @@ def chosen(
     calibration: Calibration | None,
     seed: int,
     trajectories: int | None = None,
-    share: str = "batch",
+    share: Share = "batch",
     work: Ranks | None = None,
 ) -> tuple[Recommendation, float]:
     """What to run, and the price of finding out per trajectory; warns of what is wrong.
@@ -145,7 +146,7 @@ def _for_price(
     fixed: int | None,
     seed: int,
     trajectories: int,
-    share: str,
+    share: Share,
     work: Ranks | None,
 ) -> tuple[Recommendation, float]:
     checks.one_of("method", method, tuple(METHODS))
@@ -233,7 +234,7 @@ def _for_tolerance(
     fixed: int | None,
     seed: int,
     trajectories: int,
-    share: str,
+    share: Share,
     work: Ranks | None,
 ) -> tuple[Recommendation, float]:
     """Pilots that double, as long as the run they point to is large enough to pay for the next."""

@@ -8,7 +8,7 @@ import os
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -28,8 +28,9 @@ from mlsde.integrate import Run
 from mlsde.log import log
 from mlsde.sde import SDE
 from mlsde.solution import NonFiniteError
-from mlsde.steppers import METHODS
+from mlsde.steppers import METHODS, Scheme
 
+Unit = Literal["declared", "seconds", "flops"]
 UNITS = ("declared", "seconds", "flops")
 
 CROWDED = 0.2
@@ -49,8 +50,8 @@ def calibrate(
     budget: float | None = None,
     trajectories: int | None = None,
     share: float = 0.1,
-    method: str = "euler",
-    unit: str | None = None,
+    method: Scheme = "euler",
+    unit: Unit | None = None,
     seed: int = 0,
     pilot_steps: int | None = None,
     pilot_samples: int | None = None,

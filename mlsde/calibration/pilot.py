@@ -212,7 +212,7 @@ def _trial_runs(
     made: dict[str, Callable[[], Piece]] = {}
     for correction in TRIALS if top > 1 else ():
         if method != "heun" or correction != "impulse":
-            rule = Multilevel(Constant(_trial_values(top)), "systematic", correction, seed=0)
+            rule = Multilevel.named(Constant(_trial_values(top)), "systematic", correction, seed=0)
             how: dict[str, Any] = {"method": method, "brownian": path, "multilevel": rule}
             made[f"trial-{correction}"] = partial(ended, sde, y0, times=times, **how)
     return made

@@ -18,7 +18,7 @@ from mlsde.plan import multilevel_plan
 from mlsde.sde import SDE
 from mlsde.showing import as_html, as_text
 from mlsde.solution import Solution
-from mlsde.steppers import METHODS
+from mlsde.steppers import METHODS, scheme
 
 
 class Options(TypedDict, total=False):
@@ -91,7 +91,13 @@ class Recommendation:
             TypeError, ValueError: as there.
         """
         return solve(
-            self.sde, y0, times=self.times, method=self.method, level=self.level, multilevel=self.multilevel, **options
+            self.sde,
+            y0,
+            times=self.times,
+            method=scheme(self.method),
+            level=self.level,
+            multilevel=self.multilevel,
+            **options,
         )
 
     def table(self) -> np.ndarray:
@@ -151,4 +157,4 @@ def arguments(
         return sde, stitching((one.levels[0], one.levels[1]), one.share, times), None
     assert one.rule is not None and one.table is not None
     part = sde.with_drift(sde.drift.select(one.levels))
-    return part, None, Multilevel(Shaped(cells, one.table, budget), one.rule[0], one.rule[1], share)
+    return part, None, Multilevel.named(Shaped(cells, one.table, budget), one.rule[0], one.rule[1], share)

@@ -17,7 +17,7 @@ from mlsde.calibration.model import Model
 from mlsde.calibration.price import PriceExponent, fit_gamma
 from mlsde.calibration.recommendation import Recommendation
 from mlsde.calibration.recording import LAGS, Recording
-from mlsde.multilevel import SHARES
+from mlsde.multilevel import SHARES, Share
 from mlsde.sde import SDE
 from mlsde.showing import Rows, as_html, as_text
 from mlsde.variances import LevelVariances
@@ -124,7 +124,7 @@ class Calibration:
         budget: float | None = None,
         tol: float | None = None,
         steps: int | None = None,
-        share: str = "batch",
+        share: Share = "batch",
     ) -> Recommendation:
         """Choose among the top level, every single level, two-level stitching and ML-EM with every rule.
 

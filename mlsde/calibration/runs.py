@@ -24,7 +24,7 @@ from mlsde.hierarchy import CountedLevels
 from mlsde.integrate import Run, solve
 from mlsde.sde import SDE
 from mlsde.solution import NonFiniteError
-from mlsde.steppers import Equation, compatible
+from mlsde.steppers import Equation, compatible, scheme
 
 
 class Runs:
@@ -141,7 +141,7 @@ def recorded(sde: SDE, y0: Tensor, times: np.ndarray, method: str, seed: int, pa
         y = step_of(n, step, y, run.increment(n))
         states.append(y)
     if not bool(torch.isfinite(y).all()):
-        solve(sde, run.y0, times=times, method=method, brownian=path)  # says what broke, and where
+        solve(sde, run.y0, times=times, method=scheme(method), brownian=path)  # says what broke, and where
         raise FloatingPointError
     seen = {"states": torch.stack(states), "differences": torch.stack(recorder.seen, dim=1)}
     return Piece({**seen, "finite": torch.stack(recorder.finite).all(dim=0)}, spent(run))

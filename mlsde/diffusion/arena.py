@@ -257,7 +257,7 @@ class Arena:
             law = PowerLaw(2.5, budget=way.budget)
         else:
             law = Optimal(_Tilted(self, way), way.budget, order)
-        return Multilevel(law, way.coins, way.correction, seed=seed)
+        return Multilevel.named(law, way.coins, way.correction, seed=seed)
 
     def _edm_heun(self, way: Way) -> tuple[Tensor, tuple[float, ...]]:
         """Heun's method where the noise's deviation is the time; the last step, to the clean image, is Euler's."""

@@ -282,7 +282,7 @@ class Contest:
             ("systematic", "hold", 2.0),
             ("systematic", "extrapolate", 4.0),
         ):
-            rule = Multilevel(Optimal(self.pilot, affordable, order), coins=coins, correction=correction)
+            rule = Multilevel.named(Optimal(self.pilot, affordable, order), coins=coins, correction=correction)
             yield self.row(f"{coins} {correction}", budget, self._seeded(rule, self.setting.seeds), pilot=True)
 
         if self.sde.is_ode:

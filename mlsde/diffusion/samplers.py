@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from mlsde.plan import BLOCK
 from mlsde.saving import Saver
 from mlsde.sde import SDE
 from mlsde.solution import Solution
-from mlsde.steppers import Step, Stepper
+from mlsde.steppers import Step, Stepper, scheme
 
 METHODS = {"ddim": "exponential", "ddpm": "exponential", "euler": "euler", "heun": "heun"}
 ORDERS = {"dpm++2m": 2, "dpm++3m": 3}
@@ -60,7 +60,7 @@ def sample(
     grid: str | Sequence[float] | np.ndarray | Tensor | None = None,
     space: str | None = None,
     churn: float | None = None,
-    multilevel: Multilevel | str | None = None,
+    multilevel: Multilevel | Literal["auto"] | None = None,
     extrapolate_in: str | None = None,
     level: int | Callable[[float], int] | None = None,
     seed: int | Sequence[int] = 0,
@@ -130,7 +130,7 @@ def sample(
             raise ValueError(f"extrapolate_in={clock!r} goes with sampler='dpm++2m' or 'dpm++3m', got {sampler!r}.")
         _refuse_singular(sde, sampler, times)
         return solve(
-            sde, y0, times=times, method=METHODS[sampler], multilevel=multilevel, level=level, seed=seed,
+            sde, y0, times=times, method=scheme(METHODS[sampler]), multilevel=multilevel, level=level, seed=seed,
             brownian=brownian, save_at=save_at, callback=callback, progress=progress,
         )  # fmt: skip
     if isinstance(multilevel, str):

@@ -63,7 +63,7 @@ class Settled:
             return sde, {"times": self.times, "level": self._stitched()}
         part = sde.with_drift(sde.drift.select(self.levels))
         coins, correction, share = self.rule
-        return part, {"times": self.times, "multilevel": Multilevel(Tabled(self.table), coins, correction, share)}
+        return part, {"times": self.times, "multilevel": Multilevel.named(Tabled(self.table), coins, correction, share)}
 
     def _stitched(self) -> Callable[[float], int]:
         used, starts = np.array(self.levels)[self.table.argmax(axis=1)], self.times[:-1]

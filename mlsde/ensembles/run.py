@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from mlsde.plan import Plan
 from mlsde.saving import Saver
 from mlsde.sde import SDE
 from mlsde.solution import Solution
-from mlsde.steppers import METHODS
+from mlsde.steppers import METHODS, Scheme
 
 
 def ensemble(
@@ -43,8 +43,8 @@ def ensemble(
     *,
     steps: int | None = None,
     times: Sequence[float] | np.ndarray | Tensor | None = None,
-    method: str = "euler",
-    multilevel: Multilevel | str | None = None,
+    method: Scheme = "euler",
+    multilevel: Multilevel | Literal["auto"] | None = None,
     level: int | Callable[[float], int] | None = None,
     budget: float | None = None,
     tol: float | None = None,
@@ -203,7 +203,7 @@ class _Job:
 
     sde: SDE
     starts: Starts
-    method: str
+    method: Scheme
     times: np.ndarray
     multilevel: Multilevel | None
     level: int | Callable[[float], int] | None

@@ -16,7 +16,7 @@ from mlsde.plots.runs import described
 from mlsde.probabilities import Learned, Probabilities, ProbabilityRule
 from mlsde.sde import SDE
 from mlsde.solution import Solution
-from mlsde.steppers import METHODS
+from mlsde.steppers import METHODS, Scheme
 from mlsde.variances import LevelVariances
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def probabilities(
     *,
     steps: int | None = None,
     times: Sequence[float] | np.ndarray | Tensor | None = None,
-    method: str = "euler",
+    method: Scheme = "euler",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the probabilities ``p_k(t)`` with which the levels fire, a line for each.

@@ -21,8 +21,9 @@ from mlsde import checks
 from mlsde.brownian import Brownian, BrownianPath
 from mlsde.integrate import solve
 from mlsde.problems.ladder import LadderProblem, perturbed, scattered_start
-from mlsde.sde import CALCULI, SDE
+from mlsde.sde import CALCULI, SDE, Calculus
 from mlsde.showing import as_call
+from mlsde.steppers import Scheme
 
 Exact = Callable[[float | Tensor, Tensor, Tensor], Tensor]
 Moment = Callable[[float], Tensor]
@@ -110,7 +111,7 @@ class Problem:
                 end = self.t_span[1]
                 return self.exact(end, y0, torch.zeros_like(y0) if path is None else path.value(end).to(y0))
             multiplicative_ito = not self.sde.is_ode and not self.sde.additive and self.sde.calculus == "ito"
-            method = "euler" if multiplicative_ito else "heun"
+            method: Scheme = "euler" if multiplicative_ito else "heun"
             return solve(self.sde, y0, self.t_span, steps=steps, brownian=path, method=method).y1
 
         start = scattered_start(torch.tensor(self.y0, dtype=torch.float64), spread)
@@ -119,7 +120,7 @@ class Problem:
 
 
 def geometric_brownian_motion(
-    growth: float = 1.01, volatility: float = 0.87, y0: float | Sequence[float] = 0.5, calculus: str = "ito"
+    growth: float = 1.01, volatility: float = 0.87, y0: float | Sequence[float] = 0.5, calculus: Calculus = "ito"
 ) -> Problem:
     """``dY = growth Y dt + volatility Y dW``, diagonal noise; ``Y = y0 exp(r t + volatility W)``.
 
@@ -238,7 +239,7 @@ def ornstein_uhlenbeck(rate: float = 1.5, level: float = 0.5, volatility: float 
     return Problem("Ornstein-Uhlenbeck", sde, (y0,), mean=mean, second_moment=second_moment)
 
 
-def kubo_oscillator(frequency: float = 2.0, strength: float = 0.5, calculus: str = "stratonovich") -> Problem:
+def kubo_oscillator(frequency: float = 2.0, strength: float = 0.5, calculus: Calculus = "stratonovich") -> Problem:
     """``dY = J Y (frequency dt + strength ∘ dW)`` in the plane, ``J`` a right angle: scalar noise.
 
     ``Y`` is ``y0`` turned by ``frequency t + strength W``, so its norm is constant. In the Itô sense the drift has

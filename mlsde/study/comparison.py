@@ -19,6 +19,7 @@ from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.showing import Rows, as_html, as_text
 from mlsde.solution import Solution
+from mlsde.steppers import scheme
 from mlsde.study.methods import Method, multilevel
 from mlsde.study.rivals import Ended, Way, plain_rivals, way_end
 from mlsde.study.trials import Batch, Trials
@@ -288,7 +289,13 @@ class _Runs:
     def _solve(self, stepper: str, **options: Any) -> Solution:
         problem, noise = self._batch.problem, self._batch.noise(self._steps)
         return solve(
-            problem.sde, self._batch.y0, problem.t_span, steps=self._steps, method=stepper, brownian=noise, **options
+            problem.sde,
+            self._batch.y0,
+            problem.t_span,
+            steps=self._steps,
+            method=scheme(stepper),
+            brownian=noise,
+            **options,
         )
 
     def of_rule(self, method: Method) -> Row:
@@ -321,7 +328,7 @@ class _Runs:
         """A rule at the budget, with coins of each sample's own, or with one pattern of them for all."""
         law = PowerLaw(self._gamma, budget=self.budget, order=method.order)
         share = "sample" if pattern is None else "batch"
-        multi = Multilevel(law, method.coins or "", method.correction or "", share)
+        multi = Multilevel.named(law, method.coins or "", method.correction or "", share)
         try:
             seed = self._batch.seeds if pattern is None else pattern
             return self._solve(method.stepper, multilevel=multi, seed=seed)

@@ -19,6 +19,7 @@ from mlsde import checks, norms
 from mlsde.problems import ladder
 from mlsde.problems.ladder import LadderProblem
 from mlsde.showing import Rows, as_html, as_text
+from mlsde.steppers import Scheme
 from mlsde.variances import LevelVariances, level_variances
 
 _HEAVY = 100.0
@@ -108,7 +109,7 @@ class Diagnosis:
 
 
 def diagnose(
-    problem: LadderProblem, *, samples: int = 128, steps: int = 64, seed: int = 0, method: str = "euler"
+    problem: LadderProblem, *, samples: int = 128, steps: int = 64, seed: int = 0, method: Scheme = "euler"
 ) -> Diagnosis:
     """Look at a ladder, level by level, along a run of its top level.
 

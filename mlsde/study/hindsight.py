@@ -24,6 +24,7 @@ from mlsde.probabilities import PowerLaw
 from mlsde.problems.ladder import LadderProblem
 from mlsde.sde import SDE
 from mlsde.solution import NonFiniteError
+from mlsde.steppers import Scheme
 from mlsde.study.methods import SWITCHES, round_numbers, stitched_levels
 from mlsde.study.trials import Batch
 
@@ -64,7 +65,7 @@ def fine_run(problem: LadderProblem, y0: Tensor, path: Brownian | None, steps: i
     Raises:
         TypeError, ValueError: as of :func:`mlsde.solve`.
     """
-    method = "heun" if problem.sde.is_ode or problem.sde.additive else "milstein"
+    method: Scheme = "heun" if problem.sde.is_ode or problem.sde.additive else "milstein"
     return solve(problem.sde, y0, problem.t_span, steps=steps, method=method, brownian=path).y1
 
 

@@ -139,7 +139,7 @@ def multilevel(coins: str, correction: str, *, order: float | None = None, stepp
         >>> multilevel("systematic", "hold")
         Method(name='systematic hold', coins='systematic', correction='hold', order=2)
     """
-    Multilevel(
+    Multilevel.named(
         PowerLaw(1.0), checks.one_of("coins", coins, COINS), checks.one_of("correction", correction, CORRECTIONS)
     )
     if checks.one_of("stepper", stepper, tuple(METHODS)) == "heun" and correction in ("impulse", "control"):
@@ -245,10 +245,10 @@ def rule(method: Method, drift: DriftHierarchy, gamma: float, steps: int, firing
     assert method.coins is not None and method.correction is not None
     costs = np.array(drift.required_costs("a convergence study"))
     if firings >= steps:  # exactly: the power law would know the 1 of the top level to rounding only
-        return Multilevel(Constant((1.0,) * len(drift)), method.coins, method.correction, share)
+        return Multilevel.named(Constant((1.0,) * len(drift)), method.coins, method.correction, share)
     top = (costs[-1] / costs[0]) ** (-(1.0 + 2.0 / gamma) / (method.order + 1.0))
     law = PowerLaw(gamma, scale=firings / steps / top, order=method.order)
-    return Multilevel(law, method.coins, method.correction, share)
+    return Multilevel.named(law, method.coins, method.correction, share)
 
 
 def chosen_level(candidate: Candidate, t_span: tuple[float, float]) -> int | Callable[[float], int]:

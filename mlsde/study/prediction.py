@@ -159,7 +159,7 @@ def _by_thinning(batch: Batch, method: Method, top: Tensor, steps: int, k: int) 
         batch.y0,
         problem.t_span,
         steps=steps,
-        multilevel=Multilevel(Constant(p), method.coins, method.correction, "sample"),
+        multilevel=Multilevel.named(Constant(p), method.coins, method.correction, "sample"),
         seed=batch.seeds,
         brownian=batch.noise(steps),
     )

@@ -22,6 +22,7 @@ from mlsde.problems.ladder import LadderProblem
 from mlsde.sde import NoiseTerm
 from mlsde.showing import as_call
 from mlsde.solution import NonFiniteError, Solution
+from mlsde.steppers import scheme
 from mlsde.study.methods import Candidate, chosen_level, rule
 
 _MOST_KEPT = 2**27
@@ -125,7 +126,7 @@ class Batch:
             return problem.reference(self.y0, self.path)
         steps = self.reference_steps
         # of higher order than what is measured against it, where that is to be had
-        method = higher_order(problem, self.y0) or "euler"
+        method = scheme(higher_order(problem, self.y0) or "euler")
         try:
             return solve(problem.sde, self.y0, problem.t_span, steps=steps, method=method, brownian=self.path).y1
         except NonFiniteError as error:
@@ -158,7 +159,7 @@ class Batch:
             self.y0,
             problem.t_span,
             steps=candidate.steps,
-            method=method.stepper,
+            method=scheme(method.stepper),
             multilevel=multilevel,
             level=level,
             seed=self.seeds if share == "sample" else self.seeds[0],

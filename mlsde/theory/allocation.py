@@ -86,7 +86,7 @@ def expected_cost(
     prices = arguments.positive_row("costs", costs)
     steps = None if steps is None else checks.positive_integer("steps", steps, math.inf)
     table = arguments.probabilities(probabilities, len(prices), steps)
-    rule = Multilevel(lambda t: prices, coins, correction)  # checks the names
+    rule = Multilevel.named(lambda t: prices, coins, correction)  # checks the names
     differences = checks.truth("differences", differences)
     stages = checks.positive_integer("stages", stages)
 
