@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-_LOGGED = 15.0
-"""Seconds between two states of a bar that is written into a file or a pipe."""
+LOGGED = 15.0
+"""Seconds between two states of a bar in a log."""
+
+_usual: dict[str, float] = {}
+"""Options of every bar."""
 
 
 def bar(steps: Iterable[Any] | None = None, **options: Any) -> tqdm[Any]:
@@ -24,6 +27,14 @@ def bar(steps: Iterable[Any] | None = None, **options: Any) -> tqdm[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of widgets that are not installed: text serves as well
         from tqdm.auto import tqdm  # noqa: PLC0415
-    if "IPython" not in sys.modules and not sys.stderr.isatty():  # a log, which is not to fill up
-        options = {"mininterval": _LOGGED, "delay": _LOGGED, **options}
-    return tqdm(steps, **options)
+    return tqdm(steps, **_usual, **options)
+
+
+@contextmanager
+def as_in_a_log() -> Iterator[None]:
+    """Bars tell a state every :data:`LOGGED` seconds, and nothing before: what is written into a file or a pipe."""
+    _usual.update(mininterval=LOGGED, delay=LOGGED)
+    try:
+        yield
+    finally:
+        _usual.clear()

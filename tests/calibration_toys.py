@@ -13,7 +13,7 @@ from torch import distributed
 import mlsde
 
 STEPS = {"steps": 64, "pilot_steps": 16, "pilot_samples": 4}
-RUNS = 4 + 2 + 2 * 2 + 2  # the top on four grids, two with coins, two cheaper levels and the crowd on two grids each
+RUNS = 4 + 2 + 2 * 2  # of three levels: the top on four grids, two with coins, the cheaper ones on two grids each
 
 
 class Counted:

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import mlsde
-from mlsde.calibration import advice, measure
-from mlsde.calibration.runs import Runs
+from mlsde.calibration import advice
 from mlsde.plan import fixed_plan, multilevel_plan
 from mlsde.steppers import METHODS
 
@@ -364,10 +363,11 @@ def test_a_pilot_grows_steadily_and_never_beyond_its_price():
 def test_without_sizes_the_pilot_costs_its_share_of_the_run():
     for share in (0.05, 0.2):
         cal = mlsde.calibrate(smooth("additive"), start(), (0, 1), steps=400, share=share)
-        assert 0.5 * share < cal.cost / (400 * 100.0) <= 1.22 * share  # a fifth for the crowd
-        sized = measure.measured(smooth("additive"), start(), cal.times, Runs(), share=share, crowded=False)
-        assert (sized.recording.steps, sized.recording.samples) == (cal.recording.steps, cal.recording.samples)
-        assert sized.cost / (400 * 100.0) <= 1.02 * share and sized.recording.crowd == (0, 0)
+        assert 0.5 * share < cal.cost / (400 * 100.0) <= 1.02 * share
+        assert cal.recording.crowd == (0, 0)
+        many = mlsde.calibrate(smooth("additive"), start(), (0, 1), steps=400, share=share, crowd=True)
+        assert 0.5 * share < many.cost / (400 * 100.0) <= 1.02 * share
+        assert many.recording.crowd[0] >= 8 * many.recording.samples
 
 
 def test_a_share_that_pays_for_nothing_warns_in_a_sentence():

@@ -166,8 +166,7 @@ def test_the_figure_is_drawn_whatever_was_reached(errors, cost, tmp_path):
     assert file.stat().st_size > 5_000
 
 
-def test_a_bar_is_shown_only_if_asked_for(capsys, monkeypatch):
-    monkeypatch.setattr("mlsde.progress._LOGGED", 0.0)  # what is no terminal is else told at intervals
+def test_a_bar_is_shown_only_if_asked_for(capsys):
     small(methods=[PLAIN], steps=[2, 4])
     assert capsys.readouterr() == ("", "")
     small(methods=[PLAIN], steps=[2, 4], progress=True)

@@ -52,7 +52,7 @@ def test_the_crowd_is_as_large_as_its_price_allows_and_the_dearest_cheap_level_r
 
 def test_the_tail_is_what_the_crowd_changes_by_over_what_the_pilots_samples_do():
     y0 = mostly_tame()
-    cal = mlsde.calibrate(STIFF, y0, (0.0, 1.0), steps=1024, pilot_steps=64, pilot_samples=4)
+    cal = mlsde.calibrate(STIFF, y0, (0.0, 1.0), steps=1024, pilot_steps=64, pilot_samples=4, crowd=True)
     many, level = cal.recording.crowd
     assert (many, level) == (512, 1)
 
@@ -63,12 +63,14 @@ def test_the_tail_is_what_the_crowd_changes_by_over_what_the_pilots_samples_do()
     assert cal.recording.tail == pytest.approx(change(y0) / change(picked(y0, 4)), rel=1e-9)
     assert cal.recording.tail != pytest.approx(1.0, rel=0.01)
     assert f"the step of level 1 on 512 samples: {math.sqrt(cal.recording.tail):.2g} times" in repr(cal)
-    assert mlsde.calibrate(STIFF, mostly_tame(wild=False), (0, 1), steps=64).recording.tail == pytest.approx(1.0)
+    assert mlsde.calibrate(
+        STIFF, mostly_tame(wild=False), (0, 1), steps=64, crowd=True
+    ).recording.tail == pytest.approx(1.0)
 
 
 def test_it_is_saved_and_read_and_costs_what_it_costs(tmp_path):
     y0 = mostly_tame()
-    cal = mlsde.calibrate(STIFF, y0, (0.0, 1.0), steps=1024)
+    cal = mlsde.calibrate(STIFF, y0, (0.0, 1.0), steps=1024, crowd=True)
     cal.save(tmp_path / "cal.npz")
     again = mlsde.Calibration.load(tmp_path / "cal.npz", STIFF, steps=1024).recording
     assert (again.tail, again.crowd) == (cal.recording.tail, cal.recording.crowd)
@@ -80,14 +82,14 @@ def test_it_is_saved_and_read_and_costs_what_it_costs(tmp_path):
         return stiff(t, y)
 
     sde = mlsde.SDE(mlsde.DriftHierarchy([counted, stiff], costs=[1.0, 1000.0]))
-    mlsde.calibrate(sde, y0, (0.0, 1.0), steps=1024)
+    mlsde.calibrate(sde, y0, (0.0, 1.0), steps=1024, crowd=True)
     assert calls[0] > 1.5 * n * many
 
 
 def test_some_of_the_many_that_do_not_stay_finite_are_told():
     y0 = mostly_tame()
     y0[3, 1] = 1e30
-    cal = mlsde.calibrate(STIFF, y0, (0.0, 1.0), steps=1024, pilot_steps=64, pilot_samples=4)
+    cal = mlsde.calibrate(STIFF, y0, (0.0, 1.0), steps=1024, pilot_steps=64, pilot_samples=4, crowd=True)
     assert math.isinf(cal.recording.tail)
     assert any("level 1 became NaN or infinite on some of 512 samples" in warning for warning in cal.warnings)
     assert cal.recommend(tol=0.1).predicted_error <= 0.1
@@ -96,8 +98,8 @@ def test_some_of_the_many_that_do_not_stay_finite_are_told():
 def test_a_tolerance_is_enlarged_by_it_and_a_budget_is_not():
     y0 = mostly_tame()
     y0[3::64, 1] = -1.5  # these grow
-    cal = mlsde.calibrate(STIFF, y0, (0.0, 1.0), steps=1024, pilot_steps=64, pilot_samples=4)
-    tame = mlsde.calibrate(STIFF, y0[:3], (0.0, 1.0), steps=1024, pilot_steps=64, pilot_samples=3)
+    cal = mlsde.calibrate(STIFF, y0, (0.0, 1.0), steps=1024, pilot_steps=64, pilot_samples=4, crowd=True)
+    tame = mlsde.calibrate(STIFF, y0[:3], (0.0, 1.0), steps=1024, pilot_steps=64, pilot_samples=3, crowd=True)
     assert cal.recording.tail > 2 and tame.recording.tail == 1.0
     few, many = (one.recommend(tol=1e-3) for one in (tame, cal))
     assert few.predicted_cost < many.predicted_cost

@@ -180,7 +180,6 @@ def _for_price(
         unit="declared",
         seed=seed,
         trajectories=trajectories,
-        crowded=False,
     )
     if budget is None:
         return _told(known.recommend(steps=fixed, share=share)), known.cost
@@ -255,6 +254,7 @@ def _for_tolerance(
             pilot_steps=n,
             pilot_samples=samples,
             trajectories=trajectories,
+            crowd=True,
         )
         spent += known.cost
         found = known.recommend(tol=tol, steps=fixed, share=share)

@@ -76,7 +76,7 @@ def for_budget(model: Model, budget: float, steps: int | None = None, *, closely
     return _chosen(found, top) if found else None
 
 
-def _chosen(found: list[Candidate], top: Candidate | None) -> Choice:
+def _chosen(found: list[Candidate], top: Candidate | None = None) -> Choice:
     """The least error, where a simpler kind is preferred to one that is hardly better."""
     best = found[0]
     for one in found[1:]:

@@ -55,6 +55,7 @@ def calibrate(
     seed: int = 0,
     pilot_steps: int | None = None,
     pilot_samples: int | None = None,
+    crowd: bool = False,
     folder: str | os.PathLike[str] | None = None,
     identity: str | None = None,
 ) -> Calibration:
@@ -75,14 +76,15 @@ def calibrate(
         times: its explicit grid instead.
         budget: its cost per trajectory, which sizes the pilot; by default that of the top level at every step.
         trajectories: how many it will have; by default those of ``y0``.
-        share: of the run's price that the pilot may cost; the look at many samples, which a tolerance needs, costs at
-            most a fifth of that besides.
+        share: of the run's price that the pilot may cost.
         method: the stepper.
         unit: of the costs: ``"declared"``; ``"seconds"``, measured here; ``"flops"``, counted by torch. By default
             declared ones where there are some, else seconds.
         seed: of the pilot's noise, and of what levels draw themselves.
         pilot_steps: number of steps of the pilot, a multiple of 8, whatever it costs.
         pilot_samples: trajectories of the pilot, whatever they cost.
+        crowd: run a cheap level on many samples too, for a sixth of the pilot's price: a tolerance is then kept where a
+            few samples rule the error. ``solve(tol=...)`` has that by itself.
         folder: where each run of the pilot is kept in a file, and the prices: the same call goes on from there, and a
             finished one evaluates nothing. ``None`` keeps nothing.
         identity: says what the equation and its initial states are, in place of the description of their functions
@@ -110,7 +112,7 @@ def calibrate(
     )  # refuses what the run to come would refuse, before a folder is claimed
     asked: dict[str, Any] = {
         "budget": budget, "trajectories": trajectories, "share": share, "method": method, "unit": unit, "seed": seed,
-        "pilot_steps": pilot_steps, "pilot_samples": pilot_samples,
+        "pilot_steps": pilot_steps, "pilot_samples": pilot_samples, "crowd": crowd,
     }  # fmt: skip
     work, store = ranks(y0.device, join=folder is not None), None
     if folder is not None:
@@ -133,9 +135,9 @@ def measured(
     seed: int = 0,
     pilot_steps: int | None = None,
     pilot_samples: int | None = None,
-    crowded: bool = True,
+    crowd: bool = False,
 ) -> Calibration:
-    """:func:`calibrate` on a grid that was checked, by whoever makes its runs; with a crowd or without."""
+    """:func:`calibrate` on a grid that was checked, by whoever makes its runs."""
     Run(sde, y0, grid, method, None, None, 0, None)  # likewise, for who calls this without that
     count = len(y0) if trajectories is None else checks.positive_integer("trajectories", trajectories)
     if not 0 < checks.finite_number("share", share) <= 1:
@@ -145,18 +147,18 @@ def measured(
     top = float(costs.sum() if priced.drift.differences else costs[-1]) * METHODS[method].stages
     price = top * (len(grid) - 1) if budget is None else checks.positive_number("budget", budget)
     each = pilot.step_price(costs, priced.drift.differences, math.prod(y0.shape[1:]), METHODS[method].stages)
-    sized = size(share * price * count / each)
+    crowded = CROWDED if checks.truth("crowd", crowd) else 0.0
+    sized = size(share * price * count / each / (1.0 + crowded))
     warnings = [] if sized is not None or pilot_steps is not None else [_too_small(share, count)]
     n, samples = sized or _STAGES[0]
     n = n if pilot_steps is None else _multiple_of_8(pilot_steps)
     samples = samples if pilot_samples is None else checks.positive_integer("pilot_samples", pilot_samples)
     start = pilot_start(y0, samples, priced.is_ode)
-    most = CROWDED * crowded * each * samples
-    crowd = Crowd.of(y0, costs, priced.drift.differences, most, samples, priced.is_ode)
-    crowd_is = None if crowd is None else [crowd.level, len(crowd.start)]
-    settled = [costs.tolist(), n, samples, method, checks.one_seed(seed), grid.tolist(), crowd_is]
+    many = Crowd.of(y0, costs, priced.drift.differences, crowded * each * samples, samples, priced.is_ode)
+    settled = [costs.tolist(), n, samples, method, checks.one_seed(seed), grid.tolist()]
+    settled += [] if many is None else [[many.level, len(many.start)]]
     runs.settled(check_sum(json.dumps(settled).encode(), tensor_bytes(start)))
-    how: dict[str, Any] = {"method": method, "unit": unit, "flops": flops, "seed": seed, "runs": runs, "crowd": crowd}
+    how: dict[str, Any] = {"method": method, "unit": unit, "flops": flops, "seed": seed, "runs": runs, "crowd": many}
     try:
         recording = pilot.record(priced, start, thinned(grid, n), **how)
     except NonFiniteError as error:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import mlsde
 from mlsde import checks, extras
 from mlsde.chunks.ranks import started_by_torchrun
 from mlsde.cli.output import destinations, environment, read_text, renewed, tells, threads, write_json
+from mlsde.progress import as_in_a_log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if arguments.page is not None:
             return _renew(Path(arguments.page), Path(arguments.folder))
-        return _own(arguments) if arguments.problem is not None else _named(arguments)
+        with nullcontext() if sys.stderr.isatty() else as_in_a_log():
+            return _own(arguments) if arguments.problem is not None else _named(arguments)
     except (ValueError, TypeError, mlsde.NonFiniteError) as error:
         if not _ours(error):
             raise

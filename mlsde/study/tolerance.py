@@ -179,7 +179,7 @@ def tolerances(
     trajectories: int = 64,
     seed: int = 0,
     reference_steps: int = 6144,
-    problem: Made = random_problem,
+    problem: Made | None = None,
     quick: bool = False,
     folder: str | os.PathLike[str] | None = None,
     progress: bool = False,
@@ -207,6 +207,7 @@ def tolerances(
     if quick:
         count, trajectories, reference_steps = _QUICK
     count = checks.positive_integer("count", count)
+    made, keeper = random_problem if problem is None else problem, _auto() if reach is None else reach
     settings = {
         "count": count,
         "trajectories": checks.positive_integer("trajectories", trajectories),
@@ -214,16 +215,15 @@ def tolerances(
         "reference_steps": checks.positive_integer("reference_steps", reference_steps),
     }
     parts = [None if folder is None else os.path.join(folder, part) for part in ("references", "reached")]
-    whole = {**settings, "first": fingerprint(problem(seed)[0])}
+    whole = {**settings, "first": fingerprint(made(seed)[0])}
     work = ranks(torch.device("cpu"))
     references, reached = (Results(part, whole, work) for part in parts)
-    keeper = _auto() if reach is None else reach
     numbers = range(seed, seed + count)
     progress = progress and work.rank == 0
-    tasks = [partial(_row, problem, keeper, number, settings, references, reached) for number in numbers]
+    tasks = [partial(_row, made, keeper, number, settings, references, reached) for number in numbers]
     share_results(tasks, [references, reached], work, progress=progress)
     shown = bar(numbers, unit="problems") if progress else numbers
-    rows = (_row(problem, keeper, number, settings, references, reached) for number in shown)
+    rows = (_row(made, keeper, number, settings, references, reached) for number in shown)
     return Tolerances(tuple(rows), settings)
 
 
