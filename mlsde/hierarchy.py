@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,11 @@ from torch import Tensor
 
 from mlsde import checks
 from mlsde.levels import PRECISIONS, CompiledLevel, RoundedLevel
+
+_FALLING = (
+    "costs fall from {first:g} for the first level to {last:g} for the last, which is the one that a run is to be as "
+    "accurate as; give the levels cheapest first."
+)
 
 Level = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,7 +54,11 @@ class DriftHierarchy:
     def __init__(
         self, levels: Sequence[Level], costs: Sequence[float] | None = None, *, names: Sequence[str] | None = None
     ) -> None:
-        self._set(_callables(levels), _costs(costs, len(levels)), names, differences=False)
+        functions = _callables(levels)
+        prices = _costs(costs, len(functions))
+        if prices is not None and prices[-1] < prices[0]:
+            warnings.warn(_FALLING.format(first=prices[0], last=prices[-1]), UserWarning, stacklevel=2)
+        self._set(functions, prices, names, differences=False)
 
     @classmethod
     def from_differences(

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlsde import (
+
+pytestmark = pytest.mark.filterwarnings("ignore:costs fall")  # prices are drawn in any order
     SDE,
     Constant,
     DriftHierarchy,

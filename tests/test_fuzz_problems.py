@@ -13,6 +13,8 @@ from mlsde import SDE, DriftHierarchy, checks, solve, study
 from mlsde.problems import LadderProblem, analytic, kinds, linear, mixtures, perturbed, science
 from mlsde.problems.ladder import scattered_start
 
+pytestmark = pytest.mark.filterwarnings("ignore:costs fall")  # prices are drawn in any order
+
 EXACT = {
     analytic.geometric_brownian_motion: {"growth": 1.01, "volatility": 0.87, "y0": [0.5, 1.0], "calculus": "ito"},
     analytic.cubic: {"y0": 0.5},

@@ -104,3 +104,17 @@ def test_gamma_of_two_levels_is_unknown_in_words():
     drift = mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
     cal = mlsde.calibrate(mlsde.SDE(drift, 0.5), torch.zeros(100, 1), (0, 1), steps=100)
     assert "gamma unknown, which takes three levels that differ" in repr(cal) and "nan" not in repr(cal)
+
+
+def test_a_ladder_given_the_wrong_way_round_is_warned_of_at_the_callers_line():
+    def made(costs):
+        return mlsde.DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=costs)
+
+    with pytest.warns(UserWarning, match="costs fall from 50 for the first level to 1 for the last") as heard:
+        made([50.0, 1.0])
+    assert heard[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made([1.0, 1.0])
+        made([1.0, 50.0]).priced([2.0, 1.0])
+        mlsde.DriftHierarchy.from_differences([lambda t, y: -y, lambda t, y: 0.1 * y], costs=[50.0, 1.0])
