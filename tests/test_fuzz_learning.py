@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlsde import (
-
-pytestmark = pytest.mark.filterwarnings("ignore:costs fall")  # prices are drawn in any order
     SDE,
     Constant,
     DriftHierarchy,
@@ -22,6 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:costs fall")  # prices are drawn
     level_variances,
     solve,
 )
+
+pytestmark = pytest.mark.filterwarnings("ignore:costs fall")  # prices are drawn in any order
 
 SOUND = SDE(DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], [1.0, 8.0]), 0.5)
 VARIANCES = {
