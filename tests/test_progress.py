@@ -150,3 +150,47 @@ def test_a_command_tells_warnings_while_it_runs_and_not_afterwards(monkeypatch, 
     assert cli.main(["study", "--list"]) == 0
     log.warning("nor this")
     assert capsys.readouterr().err == "mlsde study: level 1 is out of memory\n"
+
+
+def test_an_interrupted_command_says_so_in_a_line_and_what_is_kept(monkeypatch, capsys):
+    from mlsde import cli
+
+    def run(parsed):
+        error = KeyboardInterrupt()
+        error.add_note("2 of 5 pieces are in out; the same call goes on there.")
+        raise error
+
+    monkeypatch.setattr(cli.study, "run", run)
+    assert cli.main(["study", "--list"]) == 130
+    kept = "2 of 5 pieces are in out; the same call goes on there."
+    assert capsys.readouterr().err == f"mlsde study: interrupted. {kept}\n"
+
+
+def test_an_interrupted_ensemble_says_what_its_folder_holds_and_goes_on_there(tmp_path):
+    seen = []
+
+    def level(t, y):
+        seen.append(len(y))
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return -y
+
+    def asked():
+        return mlsde.ensemble(
+            mlsde.SDE(level), torch.ones(1, 1), 12, (0, 1), steps=2, chunk=4, folder=tmp_path / "f", identity="decay"
+        )
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        asked()
+    assert caught.value.__notes__ == [f"2 of 3 pieces are in {tmp_path / 'f'}; the same call goes on there."]
+    assert asked().statistics is None and len(seen) == 5 + 2
+
+
+def test_bars_in_a_log_wait_before_they_tell_anything(capsys):
+    from mlsde.progress import as_in_a_log, bar
+
+    with as_in_a_log():
+        assert list(bar(range(3))) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    assert list(bar(range(3))) == [0, 1, 2]
+    assert "3/3" in capsys.readouterr().err
