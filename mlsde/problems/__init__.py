@@ -8,10 +8,11 @@ SDE(DriftHierarchy(3 levels, costs: 1, 8, 64), diagonal noise, ito)
 * ``linear``: linear ladders, whose moments under EM, ML-EM and its jump limit are exact recursions.
 * ``science``: drifts that are hard for reasons of their own: fields of charges, learned forces.
 * ``mixtures``: Gaussian-mixture diffusions with the exact score, and ladders by clustering.
+* ``wells``: a double well, where a few samples rule the error.
 * ``ladder``: what a convergence study needs to know of an equation.
 """
 
-from mlsde.problems import analytic, ladder, linear, mixtures, science
+from mlsde.problems import analytic, ladder, linear, mixtures, science, wells
 from mlsde.problems.ladder import LadderProblem, perturbed
 
-__all__ = ["LadderProblem", "analytic", "ladder", "linear", "mixtures", "perturbed", "science"]
+__all__ = ["LadderProblem", "analytic", "ladder", "linear", "mixtures", "perturbed", "science", "wells"]
