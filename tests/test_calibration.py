@@ -473,3 +473,28 @@ def test_a_calibration_of_another_ladder_or_span_is_refused(tmp_path):
     for options in ({"steps": 10, "t_span": (0, 2)}, {"times": [0.5, 1.0]}, {"t_span": (1, 0)}):
         with pytest.raises(ValueError, match=r"was measured from 0.0 to 1.0; calibrate anew"):
             mlsde.Calibration.load(file, smooth(), **options)
+
+
+def test_prices_in_seconds_are_those_of_a_batch_like_the_runs():
+    """In a small batch both levels cost a call, and a ladder of a thousand to one looks like one of nearly equal prices."""
+    sizes = []
+
+    def level(work):
+        def drift(t, y):
+            sizes.append(len(y))
+            for _ in range(work):
+                y = y * 1.0000001
+            return -y
+
+        return drift
+
+    sde = mlsde.SDE(mlsde.DriftHierarchy([level(1), level(200)]), 0.5)
+    cal = mlsde.calibrate(sde, torch.ones(4096, 4), (0, 1), steps=1000, pilot_steps=8, pilot_samples=2)
+    assert cal.recording.unit == "seconds" and sizes.count(4096) == 2 * (3 + 1)
+    sizes.clear()
+    mlsde.calibrate(sde, torch.ones(20, 4), (0, 1), steps=1000, pilot_steps=8, pilot_samples=2)
+    assert set(sizes) == {1, 2, 20}
+    sizes.clear()
+    declared = mlsde.SDE(mlsde.DriftHierarchy([level(1), level(200)], [1.0, 200.0]), 0.5)
+    mlsde.calibrate(declared, torch.ones(4096, 4), (0, 1), steps=1000, pilot_steps=8, pilot_samples=2)
+    assert set(sizes) == {1, 2}

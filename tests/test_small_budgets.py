@@ -79,7 +79,7 @@ def best(one):
         (best(CHEAP), [COINS], 9.0, "Using levels together does not pay here", "The ladder does not pay"),
         (best(CHEAP), [COINS], 9.0, ALONE, "The ladder does not pay"),
         (best(TOP), [COINS], 1.0, "The ladder does not pay here", "The top level,"),
-        (best(CHEAP), [], None, "The price pays for no step of the top level alone.", "does not pay here"),
+        (best(CHEAP), [], None, "It does not pay for the top level alone.", "does not pay here"),
     ],
 )
 def test_why_names_the_next_best_and_the_top_level_alone(chosen, rivals, top, said, not_said):

@@ -59,7 +59,7 @@ def as_accurate(found: Choice, steps: int) -> str:
         f"{words[0].upper()}{words[1:]} is the cheapest way seen that is predicted to be as accurate as the top level "
         f"at every one of {steps} steps, at {found.best.cost:.4g} per trajectory."
     )
-    return f"{first} {_rival(found)}"
+    return f"{first} {_rival(found, with_top=False)}"
 
 
 def out_of_reach(found: Choice, tol: float, recording: Recording) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def useless(found: Choice, recording: Recording) -> str | None:
     )
 
 
-def _rival(found: Choice) -> str:
+def _rival(found: Choice, *, with_top: bool = True) -> str:
     """What the next best kind would have done at the same price, and the top level alone if that is another way."""
     best, top = found.best, found.top
     sentences = []
@@ -104,9 +104,10 @@ def _rival(found: Choice) -> str:
                 else f"to miss by {ratio:.3g} times as much"
             )
             sentences.append(f"{verdict}: {words} is predicted {missed}.")
-    if top is None:
-        sentences.append("The price pays for no step of the top level alone.")
-    elif (top.kind, top.levels) not in [(one.kind, one.levels) for one in (best, *found.rivals[:1])]:
+    named = [(one.kind, one.levels) for one in (best, *found.rivals[:1])]
+    if with_top and top is None:
+        sentences.append("It does not pay for the top level alone.")
+    elif with_top and top is not None and (top.kind, top.levels) not in named:
         ratio, words = _ratio(top, best), recommendation.in_words(top)
         sentences.append(f"The top level, {words}, is predicted to miss by {ratio:.3g} times as much.")
     return " ".join(sentences) or "The price pays for nothing else."

@@ -36,6 +36,10 @@ UNITS = ("declared", "seconds", "flops")
 CROWDED = 0.2
 """Price of the crowd that runs a cheap level alone, in parts of that of the pilot's other runs."""
 
+_FEW, _QUICK_SECONDS, _MOST_SECONDS = 32, 0.5, 30.0
+"""Samples on which levels are timed first, and seconds of one evaluation of all levels on all samples up to which they
+are timed there three times, or at all."""
+
 _STAGES = ((8, 2), (16, 2), (16, 8), (32, 8), (32, 16), (48, 16), (48, 32), (64, 32))
 """Steps and samples of a pilot as it may cost more: first one grows, and then the other."""
 
@@ -69,7 +73,7 @@ def calibrate(
     call this with the same arguments: they share the runs of the pilot, and all return the same.
 
     Args:
-        sde: the equation. A ladder without costs is priced in seconds.
+        sde: the equation. A ladder without costs is priced in seconds, on all of ``y0``.
         y0: initial states of the run to come, shape ``(samples, ...)``; the pilot takes a few of them.
         t_span: as of :func:`mlsde.solve`.
         steps: number of steps of the run to come.
@@ -192,8 +196,18 @@ def _looked_at(drift: DriftHierarchy, t: float, y0: Tensor, unit: str) -> Piece:
     if unit == "flops" and flops is None:
         raise ValueError("unit='flops' needs levels whose operations torch can count (products of matrices); "
                          "use unit='seconds', or declare costs.")  # fmt: skip
-    costs = pilot.measured_costs(drift, t, y0[:32]).costs if unit == "seconds" else flops
+    costs = _seconds(drift, t, y0) if unit == "seconds" else flops
     return Piece({}, {"flops": flops and list(flops), "costs": costs and list(costs)})
+
+
+def _seconds(drift: DriftHierarchy, t: float, y0: Tensor) -> tuple[float, ...] | None:
+    """Seconds of one sample in a batch like the run's: in a small one the price of a call hides what a level costs."""
+    few = drift.measured(t, y0[:_FEW], repeats=3).costs
+    assert few is not None
+    whole = sum(few) * len(y0)  # at most: larger batches are cheaper by the sample
+    if len(y0) <= _FEW or whole > _MOST_SECONDS:
+        return few
+    return drift.measured(t, y0, repeats=3 if whole < _QUICK_SECONDS else 1).costs
 
 
 def size(pairs: float) -> tuple[int, int] | None:

@@ -365,11 +365,6 @@ def _linearity(responses: np.ndarray, gaps: np.ndarray) -> float:
     return float(gaps[-2] / predicted) if predicted > 0 else math.inf
 
 
-def measured_costs(drift: DriftHierarchy, t: float, y: Tensor) -> DriftHierarchy:
-    """The ladder with its prices in seconds per sample."""
-    return drift.measured(t, y, repeats=3)
-
-
 def counted_flops(drift: DriftHierarchy, t: float, y: Tensor) -> tuple[float, ...] | None:
     """Floating-point operations of each level for one sample, by torch's counter; ``None`` where it sees none."""
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415, slow to import
