@@ -476,7 +476,7 @@ def test_a_calibration_of_another_ladder_or_span_is_refused(tmp_path):
 
 
 def test_prices_in_seconds_are_those_of_a_batch_like_the_runs():
-    """In a small batch both levels cost a call, and a ladder of a thousand to one looks like one of nearly equal prices."""
+    """In a small batch both cost a call, and a ladder of a thousand to one looks like one of nearly equal prices."""
     sizes = []
 
     def level(work):
