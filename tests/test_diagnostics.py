@@ -204,6 +204,7 @@ FINE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:costs fall")
 @pytest.mark.parametrize(("make", "expected"), WARNED.values(), ids=WARNED.keys())
 def test_each_fault_of_a_ladder_has_its_warning_and_no_other(make, expected):
     found = diagnose(make(), steps=4)
