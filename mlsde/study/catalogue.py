@@ -223,7 +223,7 @@ STUDIES = {
             minutes,
         )
         for kind in ("ode", "additive")
-        for gamma, minutes in ((2.5, 7), (3.0, 12), (4.0, 5))
+        for gamma, minutes in ((2.5, 7), (3.0, 10), (4.0, 5))
     },
     "multiplicative-3": Study(
         "gamma 3, multiplicative noise: strong order 1/2",
