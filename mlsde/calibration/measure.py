@@ -104,6 +104,7 @@ def calibrate(
         OSError: if a run could not be kept; those before are.
 
     Example:
+        >>> import torch
         >>> from mlsde import DriftHierarchy
         >>> drift = DriftHierarchy([lambda t, y: -y, lambda t, y: -torch.sin(y)], costs=[1.0, 50.0])
         >>> cal = calibrate(SDE(drift, diffusion=0.5), torch.zeros(1000, 1), (0.0, 1.0), steps=100)
