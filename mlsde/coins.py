@@ -15,12 +15,14 @@ Plans of plain methods have coins ``none``: probabilities of 0 and 1.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 
 from mlsde import randomness
 
-COINS = ("independent", "nested", "systematic", "periodic")
+Coins = Literal["independent", "nested", "systematic", "periodic"]
+COINS = get_args(Coins)
 
 # Uniforms are drawn for this many steps at once, so that a block of a plan can start anywhere. Plans of coins per
 # sample are served in blocks of as many.

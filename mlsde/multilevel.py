@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mlsde import checks, coins
+from mlsde.coins import Coins
 from mlsde.probabilities import ProbabilityRule
 from mlsde.showing import as_call
 
-Coins = Literal["independent", "nested", "systematic", "periodic"]
 Correction = Literal["impulse", "hold", "control", "extrapolate"]
 Share = Literal["batch", "sample"]
 
-CORRECTIONS = ("impulse", "hold", "control", "extrapolate")
-SHARES = ("batch", "sample")
+CORRECTIONS, SHARES = get_args(Correction), get_args(Share)
 MEMORY = ("hold", "control", "extrapolate")
 
 

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 Noise = Literal["additive", "diagonal", "scalar", "general"]
 Calculus = Literal["ito", "stratonovich"]
-NOISES = ("additive", "diagonal", "scalar", "general")
-CALCULI = ("ito", "stratonovich")
+NOISES, CALCULI = get_args(Noise), get_args(Calculus)
 
 Diffusion = float | Tensor | Callable[..., Tensor]
 

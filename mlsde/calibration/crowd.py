@@ -1,4 +1,8 @@
-"""The crowd: many samples of which a cheap level alone is run, because a few do not tell what a few of many do."""
+"""The crowd: many samples of which a cheap level alone is run, because a few do not tell what a few of many do.
+
+What the few miss by, times the ratio that the cheap level shows, is a ratio estimator (W. G. Cochran, *Sampling
+Techniques*, 1977, chapter 6).
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import os
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -31,7 +31,7 @@ from mlsde.solution import NonFiniteError
 from mlsde.steppers import METHODS, Scheme
 
 Unit = Literal["declared", "seconds", "flops"]
-UNITS = ("declared", "seconds", "flops")
+UNITS = get_args(Unit)
 
 CROWDED = 0.2
 """Price of the crowd that runs a cheap level alone, in parts of that of the pilot's other runs."""

@@ -207,6 +207,8 @@ def tolerances(
     if quick:
         count, trajectories, reference_steps = _QUICK
     count = checks.positive_integer("count", count)
+    if problem is not None:
+        checks.callable_as("problem", "problem(number)", problem)
     made, keeper = random_problem if problem is None else problem, _auto() if reach is None else reach
     settings = {
         "count": count,
