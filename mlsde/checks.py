@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlsde.grids import LONG, EvenGrid, Grid, stretches
+
 HALF_PRECISIONS = (torch.bfloat16, torch.float16)
-MOST_STEPS = 10**9  # the plan keeps a few numbers for each step
+MOST_STEPS = 10**9
 FLOATING = (torch.float32, torch.float64, *HALF_PRECISIONS)
 
 
@@ -231,14 +233,20 @@ def time_span(t_span: Any) -> tuple[float, float]:
 
 def time_grid(t_span: Any, steps: Any, times: Any) -> np.ndarray:
     """Return the grid ``t_0 … t_N`` in float64, from ``steps`` equal steps or from explicit ``times``."""
+    return np.asarray(run_grid(t_span, steps, times))
+
+
+def run_grid(t_span: Any, steps: Any, times: Any) -> Grid:
+    """The same grid, which is not kept whole if it has many equal steps."""
     if (steps is None) == (times is None):
         came = "neither" if steps is None else "both"
         raise ValueError(f"give one of steps= (a number of equal steps) and times= (an explicit grid), got {came}.")
     if times is None:
         t0, t1 = time_span(t_span)
         count = positive_integer("steps", steps, MOST_STEPS)
-        return _strictly_monotone("steps", np.linspace(t0, t1, count + 1))
-    grid = as_float64("times", times)
+        long = count > LONG
+        return _strictly_monotone("steps", EvenGrid(t0, t1, count) if long else np.linspace(t0, t1, count + 1))
+    grid = times if isinstance(times, EvenGrid) else as_float64("times", times)
     if len(grid) < 2:
         raise ValueError(f"times must hold at least two times, got {len(grid)}.")
     if t_span is not None and time_span(t_span) != (grid[0], grid[-1]):
@@ -246,12 +254,15 @@ def time_grid(t_span: Any, steps: Any, times: Any) -> np.ndarray:
     return _strictly_monotone("times", grid)
 
 
-def _strictly_monotone(name: str, grid: np.ndarray) -> np.ndarray:
-    steps = np.diff(grid)
-    if not ((steps > 0).all() or (steps < 0).all()):
-        at = int(np.argmin(steps * np.sign(grid[-1] - grid[0])))
-        raise ValueError(
-            f"{name} must give strictly increasing or strictly decreasing times, "
-            f"but times {at} and {at + 1} are {grid[at]} and {grid[at + 1]}."
-        )
+def _strictly_monotone(name: str, grid: Grid) -> Grid:
+    ahead = np.sign(grid[-1] - grid[0])
+    for start, stop in stretches(len(grid) - 1):
+        part = grid[start : stop + 1]
+        steps = np.diff(part) * ahead
+        if not (steps > 0).all():
+            at = int(np.argmin(steps))
+            raise ValueError(
+                f"{name} must give strictly increasing or strictly decreasing times, "
+                f"but times {start + at} and {start + at + 1} are {part[at]} and {part[at + 1]}."
+            )
     return grid

@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from mlsde import randomness
+from mlsde.grids import LONG, Table
 
 Coins = Literal["independent", "nested", "systematic", "periodic"]
 COINS = get_args(Coins)
@@ -34,35 +35,35 @@ def fires(
     probabilities: np.ndarray,
     running: np.ndarray | None,
     keys: tuple[tuple[int, ...], ...],
-    start: int,
-    stop: int,
+    start: int = 0,
     *,
     offset: float = 0.5,
     per_sample: bool = False,
 ) -> np.ndarray:
-    """Return which levels fire at steps ``start … stop - 1``.
+    """Return which levels fire at some consecutive steps.
 
     Args:
         coins: one of :data:`COINS`.
-        probabilities: shape ``(N, K)``.
-        running: their :func:`running_sums`, for ``systematic`` and ``periodic`` coins.
+        probabilities: those of these steps, shape ``(steps, K)``.
+        running: their :func:`running_sums`, shape ``(steps + 1, K)``, for ``systematic`` and ``periodic`` coins.
         keys: stream keys: one for the batch, or one per sample.
-        start: first step of the block.
-        stop: one past its last step.
+        start: number of the first of the steps.
         offset: the fixed offset of ``periodic`` coins.
-        per_sample: return shape ``(stop - start, K, samples)`` and not ``(stop - start, K)``.
+        per_sample: return shape ``(steps, K, samples)`` and not ``(steps, K)``.
     """
+    steps, levels = probabilities.shape
+    p = probabilities[..., None]
     if coins in ("independent", "nested"):
-        uniforms = np.stack([_uniforms(key, probabilities.shape[1], start, stop) for key in keys], axis=-1)
+        uniforms = np.stack([_uniforms(key, levels, start, start + steps) for key in keys], axis=-1)
         if coins == "nested":
             uniforms = uniforms[:, :1]
-        fired = uniforms < probabilities[start:stop, :, None]
+        fired = uniforms < p
     elif running is None:
-        fired = np.repeat(probabilities[start:stop, :, None] >= 1, len(keys), axis=-1)
+        fired = np.repeat(p >= 1, len(keys), axis=-1)
     else:
         # Sums such as ten times 0.1 fall a little short of the integer they mean.
-        sums = running[start : stop + 1, :, None] + _offsets(coins, keys, probabilities.shape[1], offset) + 1e-9
-        fired = (probabilities[start:stop, :, None] >= 1) | (np.diff(np.floor(sums), axis=0) > 0)
+        sums = running[..., None] + _offsets(coins, keys, levels, offset) + 1e-9
+        fired = (p >= 1) | (np.diff(np.floor(sums), axis=0) > 0)
     return fired if per_sample else fired[..., 0]
 
 
@@ -85,10 +86,37 @@ def _offsets(coins: str, keys: tuple[tuple[int, ...], ...], levels: int, offset:
 
 def running_sums(probabilities: np.ndarray) -> np.ndarray:
     """Sums ``P_n`` before each step, shape ``(N + 1, K)``; sure steps, which fire anyway, are left out of them."""
-    # whole units of 2^-32 add up without rounding: a million roundings of a plain sum would move firings
-    scaled = np.where(probabilities >= 1, 0.0, probabilities) * 2.0**32
-    whole = np.floor(scaled)
-    scaled -= whole
-    running = np.zeros((len(scaled) + 1, scaled.shape[1]))
-    running[1:] = (np.cumsum(whole.astype(np.int64), axis=0) + np.cumsum(scaled, axis=0)) / 2.0**32
-    return running
+    return RunningSums(probabilities).before(0, probabilities)
+
+
+class RunningSums:
+    """The same sums for a part of the steps at a time, whichever; in turn it is little work.
+
+    Args:
+        probabilities: of all steps, shape ``(N, K)``.
+    """
+
+    def __init__(self, probabilities: Table) -> None:
+        self._probabilities = probabilities
+        levels = probabilities.shape[1]
+        self._begin = (0, np.zeros(levels, dtype=np.int64), np.zeros(levels))
+        self._known = self._begin
+
+    def before(self, start: int, rows: np.ndarray) -> np.ndarray:
+        """Sums before each step from ``start`` on, and after the last, whose probabilities are ``rows``."""
+        at, whole, rest = self._known if self._known[0] <= start else self._begin
+        for first in range(at, start, LONG):
+            wholes, rests = _sums(self._probabilities[first : min(first + LONG, start)], whole, rest)
+            whole, rest = wholes[-1], rests[-1]
+        wholes, rests = _sums(rows, whole, rest)
+        self._known = start + len(rows), wholes[-1], rests[-1]
+        return np.asarray((wholes + rests) / 2.0**32)
+
+
+def _sums(p: np.ndarray, whole: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Running sums in units of 2^-32, whole units and what is left, beginning with what is known."""
+    # whole units add up without rounding: a million roundings of a plain sum would move firings
+    scaled = np.where(p >= 1, 0.0, p) * 2.0**32
+    wholes = np.floor(scaled)
+    steps = np.concatenate([whole[None], wholes.astype(np.int64)])
+    return np.cumsum(steps, axis=0), np.cumsum(np.concatenate([rest[None], scaled - wholes]), axis=0)

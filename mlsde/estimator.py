@@ -77,7 +77,7 @@ class SharedEstimator:
     def __init__(self, levels: CountedLevels, plan: Plan) -> None:
         self._levels, self._plan = levels, plan
         self._extrapolates = plan.correction == "extrapolate"
-        self.memory: tuple[_Memory | None, ...] = (None,) * plan.probabilities.shape[1]
+        self.memory: tuple[_Memory | None, ...] = (None,) * plan.table.shape[1]
         self._steps: list[_SharedStep] = []
         self._known: dict[bytes, _SharedStep] = {}
         self._start = 0
@@ -88,7 +88,7 @@ class SharedEstimator:
         step = self._steps[row] if 0 <= row < len(self._steps) else self._step(n)
         if step.alone is not None:
             return self._levels(step.alone, t, y)
-        now = float(self._plan.times[n + stage])
+        now = float(self._plan.grid[n + stage])
         estimate, f = _Sum(), dict[int, Tensor]()
         keeps = stage == 0 and bool(step.kept)
         if keeps:
@@ -204,14 +204,14 @@ class PerSampleEstimator:
     def __init__(self, levels: CountedLevels, plan: Plan) -> None:
         self._levels, self._plan = levels, plan
         self._extrapolates = plan.correction == "extrapolate"
-        self.memory: tuple[_Memory | None, ...] = (None,) * plan.probabilities.shape[1]
+        self.memory: tuple[_Memory | None, ...] = (None,) * plan.table.shape[1]
         self._block: PlanBlock | None = None
 
     def __call__(self, n: int, t: Tensor, y: Tensor, stage: int = 0) -> Tensor:
         """Estimate the drift at ``(t, y)``, stage ``stage`` of step ``n``."""
         block, row = self._row(n)
         evaluates = block.evaluates[row] if stage == 0 else block.coefficients[row] != 0
-        now = float(self._plan.times[n + stage])
+        now = float(self._plan.grid[n + stage])
         keeps = self._plan.remembers and stage == 0
         estimate: Tensor | None = None
         f: dict[int, Tensor] = {}

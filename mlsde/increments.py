@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mlsde import randomness
 from mlsde.brownian import Brownian, rounding
+from mlsde.grids import Grid, stretches
 from mlsde.transfer import sent
 
 
@@ -17,25 +19,32 @@ class IndependentIncrements:
     """Increments on one grid only: the fastest noise, which is not the same path on another grid.
 
     Args:
-        times: the grid, ``N + 1`` float64 times.
+        times: the grid, ``N + 1`` times.
         shape, dtype, device, seed: as of :class:`BrownianPath`.
     """
 
     def __init__(
         self,
-        times: np.ndarray,
+        times: Grid,
         shape: tuple[int, ...],
         dtype: torch.dtype,
         device: torch.device,
         seed: int | tuple[int, ...],
     ) -> None:
-        roots = np.sqrt(np.abs(np.diff(times)))
-        self._root = float(roots[0]) if np.ptp(roots) < 1e-9 * roots[0] else None
-        self._roots = roots if self._root is None else np.empty(0)
+        self._times = times
+        first, low, high = float(self._roots(0, 1)[0]), math.inf, 0.0
+        for start, stop in stretches(len(times) - 1):
+            roots = self._roots(start, stop)
+            low, high = min(low, float(roots.min())), max(high, float(roots.max()))
+        self._root = first if high - low < 1e-9 * first else None
         self._rows = randomness.NormalRows(shape, dtype, device, seed, randomness.NOISE, randomness.IN_ORDER)
         self._chunk = -1
         self._increments: tuple[Tensor, ...] = ()
         self._memory: Tensor | None = None
+
+    def _roots(self, start: int, stop: int) -> np.ndarray:
+        """Roots of the lengths of the steps ``start … stop - 1``."""
+        return np.sqrt(np.abs(np.diff(self._times[start : stop + 1])))
 
     def increment(self, n: int) -> Tensor:
         """Increment over step ``n``, shape ``shape``; the same whenever it is asked for."""
@@ -61,7 +70,7 @@ class IndependentIncrements:
             return self._rows.chunk(chunk, self._root, out).unbind(0)
         normals = self._rows.chunk(chunk, out=out)
         size = self._rows.rows_per_chunk
-        roots = self._roots[chunk * size : (chunk + 1) * size]
+        roots = self._roots(chunk * size, (chunk + 1) * size)
         scale = sent(roots, normals.device, normals.dtype)
         return normals[: len(roots)].mul_(scale.view(-1, *[1] * (normals.ndim - 1))).unbind(0)
 
@@ -80,7 +89,7 @@ class IndependentIncrements:
 class PathIncrements:
     """Increments of a path or of any ``bm(ta, tb)`` on one grid; the first is checked, and every shape."""
 
-    def __init__(self, brownian: Brownian, times: np.ndarray, shape: tuple[int, ...], like: Tensor) -> None:
+    def __init__(self, brownian: Brownian, times: Grid, shape: tuple[int, ...], like: Tensor) -> None:
         self._brownian, self._times, self._shape, self._like = brownian, times, shape, like
         theirs = getattr(brownian, "shape", None)
         if theirs is not None and tuple(theirs) != shape:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mlsde import checks
 from mlsde.brownian import Brownian
 from mlsde.estimator import PlannedEstimator, estimator, remembered
+from mlsde.grids import Grid
 from mlsde.hierarchy import CountedLevels
 from mlsde.increments import IndependentIncrements, PathIncrements
 from mlsde.multilevel import Multilevel, Share
@@ -111,7 +112,7 @@ def solve(
         sde, multilevel, level, t_span, steps, times = (
             chosen.sde, chosen.multilevel, chosen.level, None, None, chosen.times,
         )  # fmt: skip
-    run = Run(sde, y0, checks.time_grid(t_span, steps, times), method, multilevel, level, seed, brownian, pilot)
+    run = Run(sde, y0, checks.run_grid(t_span, steps, times), method, multilevel, level, seed, brownian, pilot)
     saver = Saver(save_at, run.times, y0)
     if callback is not None:
         checks.callable_as("callback", "callback(n, t, y)", callback)
@@ -179,7 +180,7 @@ class Run:
         self,
         sde: SDE,
         y0: Tensor,
-        times: np.ndarray,
+        times: Grid,
         method: str,
         multilevel: Multilevel | str | None,
         level: int | Callable[[float], int] | None,
@@ -207,7 +208,7 @@ class Run:
             )
         self.levels = CountedLevels(sde.drift.levels, y0.dtype)
         self.dtype = torch.float32 if y0.dtype in checks.HALF_PRECISIONS else y0.dtype
-        checks.within("times", float(np.abs(times).max()), self.dtype)
+        checks.within("times", max(abs(float(times[0])), abs(float(times[-1]))), self.dtype)
         t0 = torch.tensor(times[0], dtype=self.dtype, device=y0.device)
         self.noise = None if sde.is_ode else NoiseTerm(sde, t0, y0, self.dtype)
         if sde.linear is not None:

@@ -116,7 +116,8 @@ def learn(
     runs = Runs(sde, y0, grid, method, int(samples), checks.one_seed(seed))
     if start is None:
         start = Optimal(level_variances(sde, y0[:samples], times=grid, method=method, seed=seed), float(budget))
-    logits = table.logits(probability_table(start, grid, sde.drift, table.price))
+    first_table = probability_table(start, grid, sde.drift, lambda rows: table.price(np.asarray(rows)))
+    logits = table.logits(np.asarray(first_table))
     descent = _Descent(table, runs, gradient, rate, int(iterations))
     with torch.no_grad(), bar(total=iterations, unit="iterations") if progress else nullcontext() as shown:
         first = descent.with_sure_ones(logits)

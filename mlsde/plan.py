@@ -1,6 +1,7 @@
 """The plan: which levels fire at which step, with which weight, for which samples, and what that costs.
 
-It is settled on the host before the first evaluation, and served in blocks, so that nothing large is kept.
+It is settled on the host before the first evaluation, and served in blocks, so that nothing large is kept: of a run of
+more than :data:`mlsde.grids.LONG` equal steps neither the grid nor, where the rule is a function of time, its table.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from functools import cached_property
 import numpy as np
 
 from mlsde import coins
+from mlsde.coins import RunningSums
+from mlsde.grids import Grid, Rows, Table, kept, pieces, repeated, stretches
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.multilevel import MEMORY, Multilevel
 from mlsde.probabilities import probability_table
@@ -51,8 +54,8 @@ class Plan:
     """Which levels are evaluated at which step.
 
     Attributes:
-        times: the grid, shape ``(N + 1,)``.
-        probabilities: shape ``(N, K)``; the first row is all ones for corrections with a memory.
+        grid: the times, an array or what gives parts of one when sliced.
+        table: the probabilities, likewise; the first row is all ones for corrections with a memory.
         coins, correction, share: as of :class:`Multilevel`; the coins of a plain method are ``"none"``.
         keys: stream keys of the coins, one or one per sample.
         differences: whether the ladder is given by its differences.
@@ -68,8 +71,8 @@ class Plan:
         (108.0, [0, 4])
     """
 
-    times: np.ndarray
-    probabilities: np.ndarray
+    grid: Grid
+    table: Table
     coins: str
     correction: str
     share: str
@@ -81,7 +84,17 @@ class Plan:
     @property
     def steps(self) -> int:
         """Number of steps ``N``."""
-        return len(self.probabilities)
+        return len(self.table)
+
+    @property
+    def times(self) -> np.ndarray:
+        """The grid, shape ``(N + 1,)``; made anew each time if the run is long."""
+        return np.asarray(self.grid)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The table of probabilities, shape ``(N, K)``; likewise."""
+        return np.asarray(self.table)
 
     @property
     def alone(self) -> int | None:
@@ -91,9 +104,10 @@ class Plan:
         """
         if self.coins != "none":
             return None
-        highest = int(self.probabilities[0].sum()) - 1
+        first = self.table[:1]
+        highest = int(first.sum()) - 1
         sum_of_many = self.differences and highest > 0
-        return None if sum_of_many or (self.probabilities != self.probabilities[0]).any() else highest
+        return None if sum_of_many or any((rows != first).any() for _, rows in pieces(self.table)) else highest
 
     @property
     def remembers(self) -> bool:
@@ -108,57 +122,60 @@ class Plan:
     def block(self, start: int, stop: int) -> PlanBlock:
         """Return the plan for the steps ``start … stop - 1``; the same whenever it is asked for."""
         per_sample = self.share == "sample"
+        ahead = self.table[start : stop + self._ahead]
+        table = ahead[: stop - start]
         fires = coins.fires(
             self.coins,
-            self.probabilities,
-            self._running if self.coins in ("systematic", "periodic") else None,
+            table,
+            self._running.before(start, table) if self.coins in ("systematic", "periodic") else None,
             self.keys,
             start,
-            stop,
             offset=0.0 if self.remembers else 0.5,
             per_sample=per_sample,
         )
-        p = self.probabilities[start:stop]
-        p = p[..., None] if per_sample else p
+        p = table[..., None] if per_sample else table
         heights = _inverse(p) if self.correction in ("impulse", "control") else np.ones_like(p)
         weights = np.where(fires, heights, 0.0)
+        keeps = self._keeps(stop - start, ahead)
         if self.differences:
-            return PlanBlock(start, stop, fires, weights, weights, fires, self._keeps[start:stop])
+            return PlanBlock(start, stop, fires, weights, weights, fires, keeps)
         # w_k - w_{k+1}, with w_{K+1} = 0
         coefficients = weights - np.concatenate([weights[:, 1:], np.zeros_like(weights[:, :1])], axis=1)
-        apart = self._apart[start:stop]
+        apart = _apart(keeps)
         apart = apart[..., None] if per_sample else apart
         both = fires & np.concatenate([fires[:, 1:], np.zeros_like(fires[:, :1])], axis=1)
         evaluates = (coefficients != 0) | (both & apart)
-        return PlanBlock(start, stop, fires, weights, coefficients, evaluates, self._keeps[start:stop])
+        return PlanBlock(start, stop, fires, weights, coefficients, evaluates, keeps)
 
     @cached_property
-    def _running(self) -> np.ndarray:
-        return coins.running_sums(self.probabilities)
+    def _running(self) -> RunningSums:
+        return RunningSums(self.table)
 
-    @cached_property
-    def _apart(self) -> np.ndarray:
-        """Where levels ``k`` and ``k + 1``, firing together, must be remembered apart; shape ``(N, K)``.
+    @property
+    def _ahead(self) -> int:
+        """Steps ahead at which a level must be known to fire for its difference not to be remembered."""
+        return 0 if not self.remembers else 2 if self.correction == "extrapolate" else 1
 
-        There ``f^k`` is evaluated although it cancels from the estimate. Where neither is remembered it is not: so an
-        always-on prefix costs one evaluation with a memory too.
+    def _keeps(self, steps: int, ahead: np.ndarray) -> np.ndarray:
+        """Where a firing must be remembered: not if the level is sure to fire before the memory is used.
+
+        Args:
+            steps: how many.
+            ahead: their rows of the table and the next :attr:`_ahead`; beyond the end everything counts as sure.
+
+        Returns:
+            Shape ``(steps, K)``.
         """
-        keeps = self._keeps
-        return np.concatenate([keeps[:, :-1] | keeps[:, 1:], np.zeros_like(keeps[:, :1])], axis=1)
-
-    @cached_property
-    def _keeps(self) -> np.ndarray:
-        """Where a firing must be remembered: not if the level is sure to fire before the memory is used; ``(N, K)``."""
         if not self.remembers:
-            return np.zeros(self.probabilities.shape, dtype=bool)
-        sure = self.probabilities >= 1
-        forgotten = _later(sure, 1)
-        return ~(forgotten & _later(sure, 2) if self.correction == "extrapolate" else forgotten)
+            return np.zeros((steps, ahead.shape[1]), dtype=bool)
+        sure = np.ones((steps + self._ahead, ahead.shape[1]), dtype=bool)
+        sure[: len(ahead)] = ahead >= 1
+        return ~np.logical_and.reduce([sure[lag : lag + steps] for lag in range(1, self._ahead + 1)])
 
     @cached_property
     def evaluations(self) -> np.ndarray:
         """Exact number of evaluations of each level per trajectory, shape ``(K,)``."""
-        total = np.zeros(self.probabilities.shape[1])
+        total = np.zeros(self.table.shape[1])
         length = BLOCK * max(1, 16 // len(self.keys))
         for start in range(0, self.steps, length):
             block = self.block(start, min(start + length, self.steps))
@@ -181,16 +198,28 @@ class Plan:
     @cached_property
     def expected_evaluations(self) -> np.ndarray:
         """Mean of :attr:`evaluations` over the coins, shape ``(K,)``."""
-        p = self.probabilities
         if self.coins in ("periodic", "none"):
             return self.evaluations
+        alike = isinstance(self.table, Rows) and self.table.alike
+        total, known = np.zeros(self.table.shape[1]), None
+        for start, stop in stretches(self.steps):
+            within = alike and start > 0 and stop + self._ahead < self.steps  # neither the first nor at the end
+            part = self._expected(start, stop) if known is None or not within else known
+            known = part if within else known
+            total += part
+        return total
+
+    def _expected(self, start: int, stop: int) -> np.ndarray:
+        ahead = self.table[start : stop + self._ahead]
+        p = ahead[: stop - start]
         if self.differences:
-            return self.stages * p.sum(axis=0)
+            return np.asarray(self.stages * p.sum(axis=0))
         above = np.concatenate([p[:, 1:], np.zeros_like(p[:, :1])], axis=1)
         both = np.minimum(p, above) if self.coins == "nested" else p * above
-        unequal = (p != above) if self.correction in ("impulse", "control") else np.zeros_like(self._apart)
-        changed = p + above - 2 * both + both * unequal
-        return (self.stages * changed + both * (~unequal & self._apart)).sum(axis=0)
+        apart = _apart(self._keeps(stop - start, ahead))
+        unequal = (p != above) if self.correction in ("impulse", "control") else np.zeros_like(apart)
+        changes = p + above - 2 * both + both * unequal
+        return np.asarray((self.stages * changes + both * (~unequal & apart)).sum(axis=0))
 
     @property
     def expected_cost(self) -> float | None:
@@ -200,7 +229,7 @@ class Plan:
 
 def multilevel_plan(
     multilevel: Multilevel,
-    times: np.ndarray,
+    times: Grid,
     drift: DriftHierarchy,
     *,
     stages: int = 1,
@@ -219,16 +248,16 @@ def multilevel_plan(
     """
     keys = _keys(multilevel, seed, batch)
 
-    def plan_for(table: np.ndarray) -> Plan:
+    def plan_for(table: Table) -> Plan:
         if multilevel.correction in MEMORY:
-            table = np.concatenate([np.ones_like(table[:1]), table[1:]])
+            table = kept(_with_a_sure_start(table))
         return Plan(
             times, table, multilevel.coins, multilevel.correction, multilevel.share, keys, drift.differences, stages,
             drift.costs,
         )  # fmt: skip
 
-    def price(table: np.ndarray) -> float:
-        cost = plan_for(table).expected_cost
+    def price(table: Table) -> float:
+        cost = plan_for(kept(table)).expected_cost
         assert cost is not None, "rules ask for the costs before they ask for a price"
         return cost
 
@@ -240,28 +269,37 @@ def multilevel_plan(
 
 def _refuse_silent_levels(plan: Plan) -> None:
     """Coins without chance that never fire a level drop its difference from every run, not from an unlucky one."""
-    fired = replace(plan, share="batch", keys=plan.keys[:1]).block(0, plan.steps).fires.any(axis=0)
+    alike = replace(plan, share="batch", keys=plan.keys[:1])
+    fired = np.any([alike.block(*piece).fires.any(axis=0) for piece in stretches(plan.steps)], axis=0)
     if not fired.all():
         k = int(np.argmin(fired))
         raise ValueError(
             f"with coins='periodic' level {k + 1} would never fire in {plan.steps} steps, its probabilities summing to "
-            f"{plan.probabilities[:, k].sum():.3g}; raise them, or use coins='systematic'."
+            f"{sum(rows[:, k].sum() for _, rows in pieces(plan.table)):.3g}; raise them, or use coins='systematic'."
         )
 
 
 def fixed_plan(
-    level: int | Callable[[float], int] | None, times: np.ndarray, drift: DriftHierarchy, *, stages: int = 1
+    level: int | Callable[[float], int] | None, times: Grid, drift: DriftHierarchy, *, stages: int = 1
 ) -> Plan:
     """Plan without coins: the top level, one level, or a level chosen by time. Levels are numbered from 1.
 
     It is a multilevel plan in which the levels up to the chosen one always fire, and the others never.
     """
-    count = len(drift)
+    count, steps, numbers = len(drift), len(times) - 1, np.arange(1, len(drift) + 1)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        assert callable(level)
+        chosen = [level_number(level(t), count) for t in times[start:stop].tolist()]
+        return (numbers <= np.array(chosen)[:, None]).astype(np.float64)
+
     if callable(level):
-        chosen = [level_number(level(t), count) for t in times[:-1].tolist()]
+        table = kept(Rows((steps, count), rows))
+        for _ in pieces(table):  # every choice is looked at before the first step
+            pass
     else:
-        chosen = [level_number(count if level is None else level, count)] * (len(times) - 1)
-    table = (np.arange(1, count + 1) <= np.array(chosen)[:, None]).astype(np.float64)
+        chosen = level_number(count if level is None else level, count)
+        table = kept(repeated((numbers <= chosen).astype(np.float64), steps))
     return Plan(times, table, "none", "impulse", "batch", ((0,),), drift.differences, stages, drift.costs)
 
 
@@ -295,9 +333,23 @@ def _inverse(p: np.ndarray) -> np.ndarray:
     return np.divide(1.0, p, out=np.zeros_like(p), where=p > 0)
 
 
-def _later(sure: np.ndarray, steps: int) -> np.ndarray:
-    """What holds a number of steps later; beyond the end everything counts as sure."""
-    return np.concatenate([sure[steps:], np.ones_like(sure[:steps])])
+def _apart(keeps: np.ndarray) -> np.ndarray:
+    """Where levels ``k`` and ``k + 1``, firing together, must be remembered apart; shape ``(steps, K)``.
+
+    There ``f^k`` is evaluated although it cancels from the estimate. Where neither is remembered it is not: so an
+    always-on prefix costs one evaluation with a memory too.
+    """
+    return np.concatenate([keeps[:, :-1] | keeps[:, 1:], np.zeros_like(keeps[:, :1])], axis=1)
+
+
+def _with_a_sure_start(table: Table) -> Rows:
+    """The table with ones in its first row."""
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        part = table[start:stop]
+        return np.concatenate([np.ones_like(part[:1]), part[1:]]) if start == 0 else part
+
+    return Rows(table.shape, rows, isinstance(table, Rows) and table.alike)
 
 
 def _per_trajectory(evaluated: np.ndarray) -> np.ndarray:

@@ -17,10 +17,14 @@ import numpy as np
 
 from mlsde import checks
 from mlsde.chunks import write_atomically
+from mlsde.grids import EvenGrid, Grid, Rows, Table, changed, highest, kept, lowest_above_zero, pieces, repeated
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.showing import as_call
 
 Price = Callable[[np.ndarray], float]
+"""The expected cost per trajectory of a run with a given table."""
+
+PriceOfRows = Callable[[Table], float]
 
 
 @runtime_checkable
@@ -38,11 +42,33 @@ class Probabilities(Protocol):
         ...
 
 
+class ByRows:
+    """A rule that works out its table in parts, so that a long run need not keep it whole."""
+
+    def rows(self, times: Grid, drift: DriftHierarchy, price: PriceOfRows) -> Table:
+        """Return :meth:`table`, or what gives parts of it when sliced."""
+        raise NotImplementedError
+
+    def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
+        """Return ``p_k(t_n)``, shape ``(N, K)``.
+
+        Args:
+            times: the grid, shape ``(N + 1,)``; row ``n`` holds from ``times[n]`` to ``times[n + 1]``.
+            drift: the ladder, for its prices.
+            price: the expected cost per trajectory of a run with a given table.
+
+        Raises:
+            ValueError: for a ladder of another number of levels, a grid that leaves the times that the rule is for, or
+                a budget below the least that the plan costs.
+        """
+        return np.asarray(self.rows(times, drift, lambda table: price(np.asarray(table))))
+
+
 ProbabilityRule = Probabilities | Callable[[float], Sequence[float] | np.ndarray]
 
 
 @dataclass(frozen=True)
-class PowerLaw:
+class PowerLaw(ByRows):
     """``p_k = min(1, scale * (c_k / c_1)^-(1/2 + 1/gamma))``: the optimum for a ladder of a power law.
 
     If ``|f^k - f| ~ 2^-k`` costs ``c_k ~ 2^(gamma k)``, this is ``p_k ~ 2^-(1 + gamma/2) k``. A ladder of one level
@@ -80,15 +106,16 @@ class PowerLaw:
             if self.scale != 1.0:
                 raise ValueError(f"scale={self.scale:g} was given with budget={self.budget:g}; give one of the two.")
 
-    def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
-        """Return the same row at every time; ``ValueError`` for a budget below the least that the plan costs."""
+    def rows(self, times: Grid, drift: DriftHierarchy, price: PriceOfRows) -> Table:
+        """Return the same row at every time."""
+        steps = len(times) - 1
         if len(drift) == 1:
-            return np.ones((len(times) - 1, 1))
+            return repeated(np.ones(1), steps)
         costs = np.array(drift.required_costs("PowerLaw"))
         law = (costs / costs[0]) ** (-(1.0 + 2.0 / self.gamma) / (self.order + 1.0))
 
-        def at(scale: float) -> np.ndarray:
-            return np.tile(np.minimum(1.0, scale * law), (len(times) - 1, 1))
+        def at(scale: float) -> Table:
+            return repeated(np.minimum(1.0, scale * law), steps)
 
         if self.budget is None:
             return at(self.scale)
@@ -98,7 +125,7 @@ class PowerLaw:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(ByRows):
     """The same probabilities at every time.
 
     Args:
@@ -114,12 +141,12 @@ class Constant:
 
     __repr__ = as_call
 
-    def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
+    def rows(self, times: Grid, drift: DriftHierarchy, price: PriceOfRows) -> Table:
         """Return the same row at every time."""
         row = checks.as_float64("values", self.values)
         if len(row) != len(drift):
             raise ValueError(f"values holds {len(row)} probabilities, but the ladder has {len(drift)} levels.")
-        return np.tile(row, (len(times) - 1, 1))
+        return repeated(row, len(times) - 1)
 
 
 # Levels that are sure to fire with those below them spare their evaluation, which the rule of proportions does not
@@ -128,7 +155,7 @@ _SURE = (1.0, 0.5, 0.25, 0.125)
 
 
 @dataclass(frozen=True)
-class Optimal:
+class Optimal(ByRows):
     """The best allocation of a budget for known variances ``V_k(t) = E|f^k - f^(k-1)|^2``.
 
     A rule whose mean squared error falls like ``a_k p^-s`` is served best by ``p_k ~ (a_k / c_k)^(1 / (s + 1))`` with
@@ -165,57 +192,69 @@ class Optimal:
         if self.sensitivity is not None and not callable(self.sensitivity):
             raise TypeError(f"sensitivity must be a function of t, got {self.sensitivity!r}.")
 
-    def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
-        """Return the table whose price is the budget, or all ones where the budget pays for that.
-
-        Raises:
-            ValueError: if the budget does not pay for the forced first step and a single firing of the levels.
-        """
+    def rows(self, times: Grid, drift: DriftHierarchy, price: PriceOfRows) -> Table:
+        """Return the table whose price is the budget, or all ones where the budget pays for that."""
         costs = np.array(drift.required_costs("Optimal"))
-        shape = (len(times) - 1, len(drift))
-        if price(np.ones(shape)) <= self.budget:
-            return np.ones(shape)
-        errors = self._weights(times, len(drift))
-        if not (errors.max(axis=0) > 0).all():
+        everything = repeated(np.ones(len(drift)), len(times) - 1)
+        if price(everything) <= self.budget:
+            return everything
+        errors = kept(self._weights(times, len(drift)))
+        if not (highest(errors) > 0).all():
             raise ValueError(
                 "variances must be above zero somewhere for every level; leave out a level that is never needed."
             )
-        urgency = (errors / costs) ** (1.0 / (self.order + 1.0))
-        urgency /= urgency.max()
-        scales = 1e-12, 1.0 / max(float(urgency[urgency > 0].min()), 1e-300)
+        urgency = kept(changed(lambda a: (a / costs) ** (1.0 / (self.order + 1.0)), errors))
+        most = highest(urgency).max()
+        urgency = kept(changed(lambda u: u / most, urgency))
+        scales = 1e-12, 1.0 / max(lowest_above_zero(urgency), 1e-300)
 
-        def dearest(at: Callable[[float], np.ndarray]) -> np.ndarray:
+        def dearest(at: Callable[[float], Table]) -> Table:
             return at(_largest_scale(lambda scale: price(at(scale)), self.budget, *scales))
 
-        def raised_from(sure: float) -> Callable[[float], np.ndarray]:
-            return lambda scale: np.where(scale * urgency >= sure, 1.0, scale * urgency)
+        def raised_from(sure: float) -> Callable[[float], Table]:
+            return lambda scale: changed(lambda u: np.where(scale * u >= sure, 1.0, scale * u), urgency)
 
-        tables = [dearest(raised_from(sure)) for sure in _SURE]
+        tables = [kept(dearest(raised_from(sure))) for sure in _SURE]
         best = min(tables, key=lambda table: self._predicted(errors, table))
-        return dearest(lambda scale: np.where(best == 1.0, 1.0, np.minimum(1.0, scale * urgency)))
 
-    def _predicted(self, errors: np.ndarray, table: np.ndarray) -> float:
+        def at_most_one(scale: float) -> Table:
+            return changed(lambda b, u: np.where(b == 1.0, 1.0, np.minimum(1.0, scale * u)), best, urgency)
+
+        return dearest(at_most_one)
+
+    def _predicted(self, errors: Table, table: Table) -> float:
         """``sum_{n,k} a_k p_k^-s``, up to a constant the mean squared error of a table."""
-        needed = errors > 0
-        with np.errstate(over="ignore"):
-            return float((errors[needed] / table[needed] ** self.order).sum())
+        total = 0.0
+        for start, a in pieces(errors):
+            p, needed = table[start : start + len(a)], a > 0
+            with np.errstate(over="ignore"):
+                total += float((a[needed] / p[needed] ** self.order).sum())
+        return total
 
-    def _weights(self, times: np.ndarray, levels: int) -> np.ndarray:
-        """``a_k(t_n) = h_n^2 w(t_n) V_k(t_n)``, shape ``(N, K)``."""
-        left = times[:-1].tolist()
+    def _weights(self, times: Grid, levels: int) -> Table:
+        """``a_k(t_n) = h_n^2 w(t_n) V_k(t_n)``, shape ``(N, K)``; of functions the values are kept."""
+        steps = len(times) - 1
         if callable(self.variances):
-            variances = np.array([_row("variances", self.variances(t), levels) for t in left])
+            variances: Table = np.array([_row("variances", self.variances(t), levels) for t in times[:-1].tolist()])
         else:
-            variances = np.tile(_row("variances", self.variances, levels), (len(left), 1))
-        if (variances < 0).any():
-            raise ValueError(f"variances must not be negative, got {variances.min():g}.")
-        weights = np.diff(times)[:, None] ** 2 * variances
+            variances = repeated(_row("variances", self.variances, levels), steps)
+        least = min(float(rows.min()) for _, rows in pieces(variances))
+        if least < 0:
+            raise ValueError(f"variances must not be negative, got {least:g}.")
+        w = None
         if self.sensitivity is not None:
-            w = checks.as_float64("sensitivity", [self.sensitivity(t) for t in left])
+            w = checks.as_float64("sensitivity", [self.sensitivity(t) for t in times[:-1].tolist()])
             if (w < 0).any():
                 raise ValueError(f"sensitivity must not be negative, got {w.min():g}.")
-            weights = weights * w[:, None]
-        return weights
+
+        if isinstance(times, EvenGrid) and isinstance(variances, Rows) and w is None:
+            return changed(lambda v: times.length**2 * v, variances)
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            weights = np.diff(times[start : stop + 1])[:, None] ** 2 * variances[start:stop]
+            return weights if w is None else weights * w[start:stop, None]
+
+        return Rows((steps, levels), rows)
 
 
 _KIND = "mlsde.Learned"
@@ -223,7 +262,7 @@ _KIND = "mlsde.Learned"
 
 
 @dataclass(frozen=True)
-class Learned:
+class Learned(ByRows):
     """Probabilities at knots in time, as :func:`mlsde.learn` finds them, or written by hand.
 
     Between knots they are interpolated geometrically: ``log p`` is linear in time. Knots may run forwards or backwards,
@@ -273,29 +312,28 @@ class Learned:
         if self.budget is not None:
             object.__setattr__(self, "budget", checks.positive_number("budget", self.budget))
 
-    def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
-        """Return the probabilities at the start of each step, scaled to the budget if there is one.
-
-        Raises:
-            ValueError: for a ladder of another number of levels, a grid that leaves the knots' span, or a budget below
-                the least that the plan costs.
-        """
+    def rows(self, times: Grid, drift: DriftHierarchy, price: PriceOfRows) -> Table:
+        """Return the probabilities at the start of each step, scaled to the budget if there is one."""
         if len(self.values[0]) != len(drift):
             raise ValueError(
                 f"values holds {len(self.values[0])} probabilities at each knot, but the ladder has {len(drift)} "
                 "levels; learn them for this ladder."
             )
-        table = geometric(np.array(self.times), np.array(self.values), self._within(times))
+        self._check_span(times)
+        knots, values, shape = np.array(self.times), np.array(self.values), (len(times) - 1, len(drift))
+        table = kept(Rows(shape, lambda start, stop: geometric(knots, values, times[start:stop])))
         if self.budget is None:
             return table
         drift.required_costs("Learned(budget=...)")
-        if price(np.ones_like(table)) <= self.budget:
-            return np.ones_like(table)
-        low, high = 1e-12, 1.0 / float(table.min())
-        kept = (table == 1.0) & (price(np.where(table == 1.0, 1.0, low * table)) <= self.budget)
+        everything = repeated(np.ones(len(drift)), len(table))
+        if price(everything) <= self.budget:
+            return everything
+        low, high = 1e-12, 1.0 / lowest_above_zero(table)
+        certain = changed(lambda p: np.where(p == 1.0, 1.0, low * p), table)
+        stay = price(certain) <= self.budget
 
-        def at(scale: float) -> np.ndarray:
-            return np.where(kept, 1.0, np.minimum(1.0, scale * table))
+        def at(scale: float) -> Table:
+            return changed(lambda p: np.where((p == 1.0) & stay, 1.0, np.minimum(1.0, scale * p)), table)
 
         return at(_largest_scale(lambda scale: price(at(scale)), self.budget, low, high))
 
@@ -305,16 +343,16 @@ class Learned:
         within = f"{len(self.values[0])} levels, probabilities from {low:.3g} to {high:.3g}"
         return f"Learned({knots}, {within}{'' if self.budget is None else f', budget={self.budget:g}'})"
 
-    def _within(self, times: np.ndarray) -> np.ndarray:
-        """The starts of the steps; ``ValueError`` if the grid leaves the span of the knots."""
+    def _check_span(self, times: Grid) -> None:
+        """Raise ``ValueError`` if the grid leaves the span of the knots."""
         first, last = min(self.times), max(self.times)
+        low, high = sorted((float(times[0]), float(times[-1])))
         slack = 1e-6 * (last - first)
-        if len(self.times) > 1 and not (first - slack <= times.min() and times.max() <= last + slack):
+        if len(self.times) > 1 and not (first - slack <= low and high <= last + slack):
             raise ValueError(
                 f"times of the knots run from {first:g} to {last:g}, but the solve from {times[0]:g} to {times[-1]:g}; "
                 "learn them for this span."
             )
-        return times[:-1]
 
     def save(self, file: str | os.PathLike[str]) -> str:
         """Write them as JSON, whole or not at all; returns the file's name. Numbers come back bit for bit."""
@@ -369,36 +407,51 @@ def _row(name: str, values: Any, levels: int) -> np.ndarray:
     return row
 
 
-def probability_table(rule: ProbabilityRule, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
+def probability_table(rule: ProbabilityRule, times: Grid, drift: DriftHierarchy, price: PriceOfRows) -> Table:
     """Evaluate and check a rule: every value in [0, 1], and no level that is never seen.
+
+    A function of time is called again for the steps of a long run when they come.
 
     Raises:
         TypeError, ValueError: naming the level and the first time at which its probability is wrong.
     """
-    if isinstance(rule, Probabilities) and not isinstance(rule, type):
-        table = checks.numbers("probabilities", rule.table(times, drift, price))
-        if table.shape != (len(times) - 1, len(drift)):
-            raise ValueError(
-                f"probabilities gave a table of shape {table.shape}, expected {(len(times) - 1, len(drift))}."
-            )
+    shape = len(times) - 1, len(drift)
+    if isinstance(rule, ByRows):
+        table = kept(rule.rows(times, drift, price))
+    elif isinstance(rule, Probabilities) and not isinstance(rule, type):
+        table = checks.numbers("probabilities", rule.table(np.asarray(times), drift, price))
+        if table.shape != shape:
+            raise ValueError(f"probabilities gave a table of shape {table.shape}, expected {shape}.")
     elif callable(rule) and not isinstance(rule, type):
-        table = np.array([_probabilities_at(rule, t, len(drift)) for t in times[:-1].tolist()])
+        table = kept(_called(rule, times, len(drift)))
     else:
         raise TypeError(
             "probabilities must be PowerLaw, Constant, Optimal or a function of t that returns one value per level, "
             f"got {rule!r} of type {type(rule).__name__}."
         )
-    wrong = ~((table >= 0) & (table <= 1))
-    if wrong.any():
-        n, k = (int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"the probability of level {k + 1} at t={times[n]:g} is {table[n, k]}, outside [0, 1].")
-    never = np.flatnonzero(table.max(axis=0) == 0)
+    most = np.zeros(len(drift))
+    for start, rows in pieces(table):
+        most = np.maximum(most, rows.max(axis=0))
+        wrong = ~((rows >= 0) & (rows <= 1))
+        if wrong.any():
+            n, k = (int(i) for i in np.argwhere(wrong)[0])
+            when = float(times[start + n])
+            raise ValueError(f"the probability of level {k + 1} at t={when:g} is {rows[n, k]}, outside [0, 1].")
+    never = np.flatnonzero(most == 0)
     if len(never):
         raise ValueError(
             f"the probability of level {never[0] + 1} is 0 at every step, so it would never be seen; "
             "raise it, or leave the level out with drift.select(...)."
         )
     return table
+
+
+def _called(rule: Callable[[float], Any], times: Grid, levels: int) -> Rows:
+    def rows(start: int, stop: int) -> np.ndarray:
+        found = [_probabilities_at(rule, t, levels) for t in times[start:stop].tolist()]
+        return np.array(found).reshape(stop - start, levels)
+
+    return Rows((len(times) - 1, levels), rows)
 
 
 def _probabilities_at(rule: Callable[[float], Any], t: float, levels: int) -> np.ndarray:

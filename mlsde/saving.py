@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.grids import Grid, first_at_or_after
 
 
 class Saver:
@@ -23,13 +24,12 @@ class Saver:
         due: the node of the grid whose step comes next to be saved, 0 for the initial state and -1 for none any more.
     """
 
-    def __init__(self, save_at: Any, times: np.ndarray, y0: Tensor) -> None:
+    def __init__(self, save_at: Any, times: Grid, y0: Tensor) -> None:
         self._times, self._dtype = times, y0.dtype
         self._last_only = save_at is None
         self._wanted = self._checked(save_at)
-        direction = np.sign(times[-1] - times[0])
         # the step that ends at or first passes each time; 0 is the initial state
-        self._after = [*np.searchsorted(times * direction, self._wanted * direction, side="left").tolist(), -1]
+        self._after = [*first_at_or_after(times, self._wanted).tolist(), -1]
         self.due: int = self._after[0]
         self._saved: list[tuple[float, Tensor]] = []
         self._like = y0
@@ -46,7 +46,7 @@ class Saver:
         if isinstance(save_at, str):
             if save_at != "steps":
                 raise ValueError(f"save_at={save_at!r} is not known; give 'steps', a sequence of times or None.")
-            return times
+            return np.asarray(times)
         wanted = checks.as_float64("save_at", save_at)
         direction = np.sign(times[-1] - times[0])
         if len(wanted) == 0 or (np.diff(wanted) * direction <= 0).any():

@@ -103,7 +103,7 @@ def test_the_other_coins_stay_as_they_are_where_a_call_begins_late(share):
     fires, later = (p.block(0, 12).fires for p in (plan, runs.late(plan, 5)))
     assert later[5].all() and not fires[5].all()
     assert np.array_equal(np.delete(fires, 5, axis=0), np.delete(later, 5, axis=0))
-    moved = mlsde.plan.replace(plan, probabilities=runs.late(plan, 5).probabilities).block(0, 12).fires
+    moved = mlsde.plan.replace(plan, table=runs.late(plan, 5).probabilities).block(0, 12).fires
     assert not np.array_equal(np.delete(fires, 5, axis=0), np.delete(moved, 5, axis=0)), "the plain way moves coins"
 
 

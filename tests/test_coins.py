@@ -18,7 +18,8 @@ tables = st.integers(1, 60).flatmap(lambda n: arrays(np.float64, (n, 2), element
 
 def toss(rule, table, keys=KEY, start=0, stop=None, **options):
     stop = len(table) if stop is None else stop
-    return coins.fires(rule, table, coins.running_sums(table), keys, start, stop, **options)
+    running = coins.running_sums(table)[start : stop + 1]
+    return coins.fires(rule, table[start:stop], running, keys, start, **options)
 
 
 def assert_counts_are_floor_or_ceiling_of_their_mean(fires, table):

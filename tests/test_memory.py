@@ -129,13 +129,12 @@ def test_a_replay_begins_where_the_run_began(numbers):
 
 
 @pytest.mark.parametrize(
-    ("rule", "bytes_a_step"),  # a time, and for each level a probability, its running sum, and two flags
-    [(None, 8 + 8 * 2 + 2 * 2), (Multilevel(mlsde.Constant([1.0, 0.3]), "systematic", "hold"), 8 + 16 * 2 + 2 * 2)],
-    ids=["one level", "systematic"],
+    "rule", [None, Multilevel(mlsde.Constant([1.0, 0.3]), "systematic", "hold")], ids=["one level", "systematic"]
 )
-def test_on_the_host_the_grid_and_the_table_of_probabilities_are_all_that_grows_with_the_steps(rule, bytes_a_step):
-    _, few, many = (host_bytes(rule, steps) for steps in (100, 20_000, 120_000))  # the first meets what is lazy
-    assert (many - few) / 100_000 == pytest.approx(bytes_a_step, abs=0.5)
+def test_on_the_host_an_ordinary_run_keeps_times_and_probabilities_alone(rule):
+    """Longer ones keep neither: ``test_long_runs.py``."""
+    _, few, many = (host_bytes(rule, steps) for steps in (100, 10_000, 60_000))  # the first meets what is lazy
+    assert (many - few) / 50_000 == pytest.approx(8 + 8 * 2, abs=0.5)
 
 
 def host_bytes(rule, steps):

@@ -71,9 +71,7 @@ def defects(
 def _fires(table: np.ndarray, coin: str, keys: tuple[tuple[int, ...], ...], remembers: bool) -> np.ndarray:
     """Firings, shape ``(N, K, repeats)``."""
     keys = keys[:1] if coin == "periodic" else keys
-    return coins.fires(
-        coin, table, coins.running_sums(table), keys, 0, len(table), offset=0.0 if remembers else 0.5, per_sample=True
-    )
+    return coins.fires(coin, table, coins.running_sums(table), keys, offset=0.0 if remembers else 0.5, per_sample=True)
 
 
 @lru_cache(maxsize=4)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlsde.grids import Grid, Rows, Table, changed, kept, pieces
 from mlsde.hierarchy import DriftHierarchy
-from mlsde.probabilities import Price
+from mlsde.probabilities import ByRows, PriceOfRows
 
 
 @dataclass(frozen=True, eq=False)
-class Shaped:
+class Shaped(ByRows):
     """Probabilities in cells of time; those below 1 share a factor that spends a budget.
 
     Attributes:
@@ -25,17 +26,21 @@ class Shaped:
     values: np.ndarray
     budget: float
 
-    def table(self, times: np.ndarray, drift: DriftHierarchy, price: Price) -> np.ndarray:
+    def rows(self, times: Grid, drift: DriftHierarchy, price: PriceOfRows) -> Table:
         """Return the table whose price is the budget, or the dearest below it."""
         ahead = math.copysign(1.0, self.times[-1] - self.times[0])
-        cells = np.searchsorted(ahead * self.times, ahead * times[:-1], side="right") - 1
-        base = self.values[np.clip(cells, 0, len(self.values) - 1)]
-        sure = base >= 1.0
 
-        def at(scale: float) -> np.ndarray:
-            return np.where(sure, 1.0, np.minimum(1.0, scale * base))
+        def of_cells(start: int, stop: int) -> np.ndarray:
+            cells = np.searchsorted(ahead * self.times, ahead * times[start:stop], side="right") - 1
+            return np.asarray(self.values[np.clip(cells, 0, len(self.values) - 1)])
 
-        low, high = 1e-6, 1.0 / max(float(base[~sure].min(initial=1.0)), 1e-12)
+        base = kept(Rows((len(times) - 1, self.values.shape[1]), of_cells))
+
+        def at(scale: float) -> Table:
+            return changed(lambda p: np.where(p >= 1.0, 1.0, np.minimum(1.0, scale * p)), base)
+
+        least = min(float(p.min(initial=1.0)) for _, p in pieces(base))  # of those below 1
+        low, high = 1e-6, 1.0 / max(least, 1e-12)
         if price(at(high)) <= self.budget:
             return at(high)
         while high > (1.0 + 1e-6) * low:

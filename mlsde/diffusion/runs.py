@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mlsde import checks
+from mlsde.coins import RunningSums
 from mlsde.diffusion.hosts import Call, ModelLevels, copies, default_form, flops
 from mlsde.estimator import PlannedEstimator, estimator
 from mlsde.hierarchy import DriftHierarchy
@@ -128,6 +129,13 @@ class PricedWhenAsked(DriftHierarchy):
         return super().required_costs(asker)
 
 
+class _FirstSums(RunningSums):
+    """Running sums of a table, whatever has become of the rows since."""
+
+    def before(self, start: int, rows: np.ndarray) -> np.ndarray:
+        return super().before(start, self._probabilities[start : start + len(rows)])
+
+
 @dataclass(frozen=True, eq=False)
 class _LatePlan(Plan):
     """A plan in which every level fires at one step besides, all other coins being those of ``origin``.
@@ -138,8 +146,8 @@ class _LatePlan(Plan):
     origin: Plan
 
     @cached_property
-    def _running(self) -> np.ndarray:
-        return self.origin._running
+    def _running(self) -> RunningSums:
+        return _FirstSums(self.origin.table)
 
 
 def late(plan: Plan, n: int) -> Plan:
@@ -148,7 +156,7 @@ def late(plan: Plan, n: int) -> Plan:
         return plan
     table = plan.probabilities.copy()
     table[n] = 1.0
-    return _LatePlan(**{**_fields(plan), "probabilities": table}, origin=plan)
+    return _LatePlan(**{**_fields(plan), "table": table}, origin=plan)
 
 
 def _fields(plan: Plan) -> dict[str, Any]:

@@ -242,7 +242,7 @@ class _MultistepRun(Run):
 
     def _machinery(self, levels: CountedLevels) -> tuple[PlannedEstimator, Stepper]:
         """Memories may see the log-SNR as their time; the probabilities were settled in the process's own."""
-        estimate = estimator(levels, replace(self.plan, times=self._remembers_in))
+        estimate = estimator(levels, replace(self.plan, grid=self._remembers_in))
         return estimate, self._multistep(estimate)
 
     def _multistep(self, estimate: PlannedEstimator) -> Stepper:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from mlsde.ensembles.memory import in_parts
 from mlsde.ensembles.result import Ensemble, EnsembleError, Failure
 from mlsde.ensembles.starts import SampleY0, Starts
 from mlsde.ensembles.statistics import Statistics
+from mlsde.grids import Grid
 from mlsde.integrate import Run, solve, wants_pilot
 from mlsde.multilevel import Multilevel
 from mlsde.plan import Plan
@@ -128,7 +129,7 @@ def ensemble(
         )
     checks.one_of("method", method, tuple(METHODS))
     free = pilot and steps is None and times is None
-    grid = np.array(checks.time_span(t_span)) if free else checks.time_grid(t_span, steps, times)  # or its two ends
+    grid = np.array(checks.time_span(t_span)) if free else checks.run_grid(t_span, steps, times)  # or its two ends
     starts = Starts(sample_y0, n, seed, chunk, pilot or _shares_coins(multilevel), _saved_times(save_at, grid))
     job = _Job(in_parts(sde), starts, method, grid, None, None, save_at, keep)
     if not pilot:
@@ -139,7 +140,7 @@ def ensemble(
     manifest = {}
     if folder is not None:
         manifest = manifests.of_equation(sde, starts.example, identity, sample_y0=starts.source) | {
-            **asked, "n": starts.n, "chunk": starts.size, "seed": starts.seed, "grid": describe(grid),
+            **asked, "n": starts.n, "chunk": starts.size, "seed": starts.seed, "grid": describe(np.asarray(grid)),
             "multilevel": describe(multilevel), "level": describe(level), "save_at": describe(_plain(save_at)),
             "keep": describe(keep), "calibration": None if calibration is None else repr(calibration),
         }  # fmt: skip
@@ -170,7 +171,7 @@ def _plain(save_at: Any) -> Any:
     return save_at if save_at is None or isinstance(save_at, str) else checks.as_float64("save_at", save_at)
 
 
-def _saved_times(save_at: Any, grid: np.ndarray) -> int:
+def _saved_times(save_at: Any, grid: Grid) -> int:
     """How many times are saved, as far as is known before a pilot."""
     if save_at is None:
         return 1
@@ -204,7 +205,7 @@ class _Job:
     sde: SDE
     starts: Starts
     method: Scheme
-    times: np.ndarray
+    times: Grid
     multilevel: Multilevel | None
     level: int | Callable[[float], int] | None
     save_at: Any
@@ -229,8 +230,8 @@ class _Job:
         y0 = self.starts.draw(number)
         with self.starts.seeded(number):  # for levels that draw numbers themselves
             return solve(
-                self.sde, y0, times=self.times, method=self.method, multilevel=self.multilevel, level=self.level,
-                seed=self.starts.noise_seed(number), save_at=self.save_at,
+                self.sde, y0, times=cast("np.ndarray", self.times), method=self.method, multilevel=self.multilevel,
+                level=self.level, seed=self.starts.noise_seed(number), save_at=self.save_at,
             )  # fmt: skip
 
     def compute(self, number: int) -> Piece:

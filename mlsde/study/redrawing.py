@@ -149,7 +149,7 @@ def _redrawn(first: Plan, plan: Plan, start: int, factors: np.ndarray, spent: fl
     left, rest = first.expected_cost - spent, first.probabilities[start:]
     sure = (rest >= 1.0) | (plan.probabilities[start:] >= 1.0)
     # the coins without chance are priced as if they had some: a count of firings is a step function of the scale
-    priced = replace(plan, times=plan.times[start:], coins="systematic" if plan.coins == "periodic" else plan.coins)
+    priced = replace(plan, grid=plan.grid[start:], coins="systematic" if plan.coins == "periodic" else plan.coins)
 
     def at(scale: float) -> np.ndarray:
         return np.where(sure, 1.0, np.minimum(1.0, scale * factors * rest))
@@ -157,7 +157,7 @@ def _redrawn(first: Plan, plan: Plan, start: int, factors: np.ndarray, spent: fl
     low, high = 1e-3, 1e3
     for _ in range(_BISECTIONS):
         middle = math.sqrt(low * high)
-        cost = replace(priced, probabilities=at(middle)).expected_cost
+        cost = replace(priced, table=at(middle)).expected_cost
         assert cost is not None
         low, high = (middle, high) if cost <= left else (low, middle)
-    return replace(plan, probabilities=np.concatenate([plan.probabilities[:start], at(low)]))
+    return replace(plan, table=np.concatenate([plan.probabilities[:start], at(low)]))
