@@ -25,7 +25,8 @@ class Memory:
 
     Attributes:
         steps: number of steps.
-        held: bytes of resident memory per step that the run takes before its first step: the grid and the plan.
+        held: bytes of resident memory per step that the run takes before its first step: the grid and the plan, which
+            a long run does not keep.
         growth: bytes of resident memory per step that are added from its first tenth to its end.
         tensors: how many more tensors live at its end than after its first tenth; noise and times come in blocks,
             so some dozens either way mean nothing.
@@ -49,11 +50,11 @@ def memory(steps: int, seed: int = 0) -> Memory:
 
     def watch(n: int, t: float, y: Tensor) -> None:
         if n in (1, early, steps):
-            seen[n] = resident_bytes(), live_tensors()
+            seen[n] = _settled(), live_tensors()
 
     sde, y0 = mlsde.SDE(lambda t, y: -y, DIFFUSION), torch.ones(1, 1)
     _settle(sde, y0)
-    before = resident_bytes()
+    before = _settled()
     mlsde.solve(sde, y0, (0.0, steps * STEP), steps=steps, seed=seed, callback=watch)
     held = (seen[1][0] - before) / steps
     growth = (seen[steps][0] - seen[early][0]) / (steps - early)
@@ -64,6 +65,13 @@ def _settle(sde: mlsde.SDE, y0: Tensor) -> None:
     """Take a few steps first, so that what torch loads once is not counted."""
     mlsde.solve(sde, y0, (0.0, 1.0), steps=200, callback=lambda n, t, y: None)
     live_tensors()
+
+
+def _settled() -> int:
+    """Resident memory once what is unreachable has gone and the allocator gave back what it keeps."""
+    gc.collect()
+    _give_back()
+    return resident_bytes()
 
 
 def live_tensors() -> int:
