@@ -65,11 +65,9 @@ class EvenGrid:
     def first_at_or_after(self, times: np.ndarray) -> np.ndarray:
         """As the function of this name."""
         ahead = math.copysign(1.0, self._h)
-        n = np.clip(np.round((times - self._t0) / self._h), 0, self._steps).astype(np.int64)
-        while (early := (n > 0) & (ahead * self._times(n - 1) >= ahead * times)).any():
-            n[early] -= 1
-        while (late := (n < self._steps) & (ahead * self._times(n) < ahead * times)).any():
-            n[late] += 1
+        n = np.clip(np.floor((times - self._t0) / self._h) - 1, 0, self._steps).astype(np.int64)  # before it, or it
+        while (early := (n < self._steps) & (ahead * self._times(n) < ahead * times)).any():
+            n[early] += 1
         return n
 
 

@@ -14,8 +14,10 @@ from mlsde import SDE, DriftHierarchy, Multilevel
 from mlsde.calibration.shaped import Shaped
 from mlsde.coins import RunningSums, running_sums
 from mlsde.grids import LONG, EvenGrid, Rows, changed, first_at_or_after, highest, kept, lowest_above_zero, repeated
+from mlsde.increments import IndependentIncrements
 from mlsde.integrate import Run
 from mlsde.plan import fixed_plan, multilevel_plan
+from mlsde.saving import Saver
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,6 +103,36 @@ def test_every_kind_of_coins_and_correction(coins, correction, share, in_pieces)
     assert plain.plan.expected_cost == pytest.approx(long.plan.expected_cost, rel=1e-12)
 
 
+def test_all_states_of_a_run_in_pieces(in_pieces):
+    plain, long = in_pieces(lambda: solved(Multilevel(RULES["constant"]), save_at="steps"))
+    assert torch.equal(plain.ys, long.ys) and plain.ts.tolist() == long.ts.tolist() == long.plan.times.tolist()
+
+
+def test_unequal_steps_have_noise_of_their_lengths(in_pieces):
+    """Of pieces each of which is even, and over several draws of normals."""
+    times = np.cumsum([0.0, *[0.001] * (3 * PIECE), *[0.004] * 90])
+
+    def noise():
+        return solved(None, steps=None, span=None, times=times, save_at="steps", level=1).ys
+
+    plain, long = in_pieces(noise)
+    assert torch.equal(plain, long)
+    shape = 2**15, 3
+    even, uneven = (
+        IndependentIncrements(grid, shape, torch.float32, torch.device("cpu"), 0) for grid in (np.arange(301.0), times)
+    )
+    assert uneven._rows.rows_per_chunk < 100
+    for n, h in [(0, 0.001), (3 * PIECE - 1, 0.001), (3 * PIECE, 0.004), (299, 0.004)]:
+        torch.testing.assert_close(uneven.increment(n), h**0.5 * even.increment(n), rtol=1e-5, atol=0.0)
+
+
+def test_what_a_table_is_predicted_to_miss_by_is_summed_over_its_pieces(in_pieces):
+    errors, table = numbered(0, STEPS), 1.0 / (1.0 + numbered(0, STEPS))
+    plain, long = in_pieces(lambda: mlsde.Optimal([1.0, 0.1], 9.0, 2.0)._predicted(errors, table))
+    n = np.arange(STEPS)
+    assert plain == pytest.approx(long) == pytest.approx(2.0 * (n * (1.0 + n) ** 2).sum())
+
+
 @pytest.mark.parametrize("level", [None, 2, lambda t: 1 if t < 0.6 else 3], ids=["top", "second", "stitched"])
 def test_plans_without_coins(level, in_pieces):
     plain, long = in_pieces(lambda: solved(None, level=level))
@@ -162,21 +194,66 @@ def test_steps_that_rounding_makes_equal_are_refused_in_a_long_grid():
         mlsde.checks.run_grid((1e6, math.nextafter(1e6, 2e6) + 1e-6), 2 * LONG, None)
 
 
+def test_times_that_rounding_blurs_are_found_in_a_long_grid():
+    grid = EvenGrid(1e6, 1e6 + 1000 * 1.05 * np.spacing(1e6), 1000)  # steps of hardly more than a rounding
+    array = np.asarray(grid)
+    wanted = np.sort(np.concatenate([array, np.nextafter(array, 0.0)[1:], np.nextafter(array, 2e6)[:-1]]))
+    assert (np.diff(array) > 0).all()
+    assert first_at_or_after(grid, wanted).tolist() == np.searchsorted(array, wanted).tolist()
+
+
+@pytest.mark.parametrize("at", [0, PIECE - 1, PIECE, 2 * PIECE + 9])
+def test_times_that_stand_still_are_named_wherever_they_are(at, in_pieces):
+    times = np.linspace(0.0, 1.0, STEPS + 1)
+    times[at + 1] = times[at]
+
+    def refused():
+        with pytest.raises(ValueError, match=f"but times {at} and {at + 1} are {times[at]} and {times[at]}"):
+            mlsde.checks.time_grid(None, None, times)
+
+    in_pieces(refused)
+
+
+def test_a_price_is_that_of_three_pieces_where_all_rows_are_alike(in_pieces, monkeypatch):
+    asked, expected = [], mlsde.Plan._expected
+    monkeypatch.setattr(mlsde.Plan, "_expected", lambda *args: asked.append(args[1:]) or expected(*args))
+    in_pieces(lambda: solved(Multilevel(RULES["power law"])).plan.expected_cost)
+    assert asked == [(0, STEPS), (0, PIECE), (PIECE, 2 * PIECE), (STEPS - STEPS % PIECE, STEPS)]
+
+
+def test_levels_that_fire_in_some_pieces_only_are_not_silent(in_pieces):
+    in_pieces(lambda: solved(Multilevel(lambda t: [1.0, 1.0, 0.5 if t < 0.5 else 0.0])))
+    rule = Multilevel(mlsde.Constant([1.0, 0.5, 0.004]), "periodic", "impulse")
+    plain, long = in_pieces(lambda: solved(rule))
+    assert plain.stats.evaluations == long.stats.evaluations and plain.plan.block(0, STEPS).fires[:, 2].sum() == 2
+
+
+@pytest.mark.parametrize("span", [(0.0, 1e39), (-1e39, 0.0)])
+@pytest.mark.parametrize("steps", [4, 2 * LONG])
+def test_times_that_float32_does_not_reach_are_refused(span, steps):
+    with pytest.raises(ValueError, match="times"):
+        mlsde.solve(SDE(LEVELS[0]), torch.ones(1, 1), span, steps=steps)
+
+
 def test_a_wrong_probability_late_in_a_long_run_is_told_before_the_first_step(in_pieces):
     called = []
-    sde = SDE(DriftHierarchy([lambda t, y: called.append(t) or -y, LEVELS[1]]))
+    sde, steps = (
+        SDE(DriftHierarchy([lambda t, y: called.append(t) or -y, LEVELS[1]])),
+        2000,
+    )  # more than are read at once
+
+    def run(rule=None, **options):
+        return mlsde.solve(sde, torch.ones(1, 1), (0.0, 1.0), steps=steps, multilevel=rule, **options)
 
     def failing():
-        rule = Multilevel(lambda t: [1.0, 0.5 if t < 0.9 else 1.5])
         with pytest.raises(ValueError, match=r"level 2 at t=0\.9 is 1\.5, outside \[0, 1\]"):
-            mlsde.solve(sde, torch.ones(1, 1), (0.0, 1.0), steps=STEPS, multilevel=rule)
+            run(Multilevel(lambda t: [1.0, 0.5 if t < 0.9 else 1.5]))
         with pytest.raises(ValueError, match="level must be within 1 … 2, got 3"):
-            mlsde.solve(sde, torch.ones(1, 1), (0.0, 1.0), steps=STEPS, level=lambda t: 2 if t < 0.9 else 3)
+            run(level=lambda t: 1 + (t > 0.01) + (t > 0.9))
         with pytest.raises(ValueError, match="level 2 is 0 at every step"):
-            mlsde.solve(sde, torch.ones(1, 1), (0.0, 1.0), steps=STEPS, multilevel=Multilevel(lambda t: [1.0, 0.0]))
-        silent = Multilevel(mlsde.Constant([1.0, 0.0002]), "periodic", "impulse")
-        with pytest.raises(ValueError, match=r"level 2 would never fire in 500 steps, its .* summing to 0\.1"):
-            mlsde.solve(sde, torch.ones(1, 1), (0.0, 1.0), steps=STEPS, multilevel=silent)
+            run(Multilevel(lambda t: [1.0, 0.0]))
+        with pytest.raises(ValueError, match=r"level 2 would never fire in 2000 steps, its .* summing to 0\.1"):
+            run(Multilevel(mlsde.Constant([1.0, 0.00005]), "periodic", "impulse"))
 
     in_pieces(failing)
     assert not called
@@ -197,7 +274,16 @@ def numbered(start, stop):
     return np.repeat(np.arange(start, stop, dtype=float)[:, None], 2, axis=1)
 
 
-def test_an_ensemble_in_pieces_is_the_ordinary_one(tmp_path, in_pieces):
+def test_an_ensemble_in_pieces_is_the_ordinary_one(tmp_path, in_pieces, monkeypatch):
+    kinds = []
+
+    class Watched(Saver):
+        def __init__(self, save_at, times, y0):
+            kinds.append(type(times))
+            super().__init__(save_at, times, y0)
+
+    monkeypatch.setattr("mlsde.ensembles.run.Saver", Watched)
+
     def run():
         rule = Multilevel(RULES["constant"], "systematic", "hold")
         return mlsde.ensemble(
@@ -205,6 +291,7 @@ def test_an_ensemble_in_pieces_is_the_ordinary_one(tmp_path, in_pieces):
         )
 
     plain, long = in_pieces(run)
+    assert set(kinds[: len(kinds) // 2]) == {np.ndarray} and set(kinds[len(kinds) // 2 :]) == {EvenGrid}
     assert plain.computed == 2 and long.found == 2  # the folder is the same computation's
     assert torch.equal(plain.ys, long.ys)
 
