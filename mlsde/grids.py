@@ -95,6 +95,10 @@ class Rows:
         """Return the whole table, for NumPy."""
         return self[:].astype(dtype or np.float64, copy=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies, and what is read from a pickle, are the whole table: functions do not travel."""
+        return np.asarray, (self[:],)
+
     def __repr__(self) -> str:
         return f"Rows(shape {self.shape})"
 

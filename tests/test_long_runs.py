@@ -1,6 +1,8 @@
 """Long runs: what they work out in pieces is bit for bit what ordinary runs keep, and nothing grows with the steps."""
 
+import copy
 import math
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -101,6 +103,13 @@ def test_every_kind_of_coins_and_correction(coins, correction, share, in_pieces)
     plain, long = in_pieces(lambda: solved(rule, span=(1.0, 0.0)))  # backwards
     assert torch.equal(plain.ys, long.ys)
     assert plain.plan.expected_cost == pytest.approx(long.plan.expected_cost, rel=1e-12)
+
+
+def test_a_solution_travels(in_pieces):
+    plain, long = in_pieces(lambda: pickle.loads(pickle.dumps(solved(Multilevel(RULES["function"])))))
+    assert plain.plan.evaluations.tolist() == long.plan.evaluations.tolist()
+    assert plain.plan.times.tolist() == long.plan.times.tolist()
+    assert copy.deepcopy(long).plan.probabilities.tolist() == plain.plan.probabilities.tolist()
 
 
 def test_all_states_of_a_run_in_pieces(in_pieces):
