@@ -280,8 +280,9 @@ PlannedEstimator = SharedEstimator | PerSampleEstimator | OneLevel
 
 def estimator(levels: CountedLevels, plan: Plan) -> PlannedEstimator:
     """Return the estimator that a plan asks for."""
-    if plan.alone is not None:
-        return OneLevel(levels, plan.alone)
+    level = plan.alone
+    if level is not None:
+        return OneLevel(levels, level)
     return PerSampleEstimator(levels, plan) if plan.share == "sample" else SharedEstimator(levels, plan)
 
 

@@ -130,6 +130,31 @@ def changed(change: Callable[..., np.ndarray], *tables: Table) -> Rows:
     return Rows((steps, levels), lambda start, stop: change(*(table[start:stop] for table in tables)), alike)
 
 
+def asked(rows: Callable[[list[float]], np.ndarray], times: Grid) -> Table:
+    """The table of a function of time, which is asked once for each step; of a long one equal rows are kept once.
+
+    Args:
+        rows: the rows of some times, shape ``(len(times), K)``.
+        times: the grid.
+    """
+    starts, values = list[np.ndarray](), list[np.ndarray]()
+    for start, stop in stretches(len(times) - 1):
+        part = rows(times[start:stop].tolist())
+        if len(times) - 1 <= LONG:
+            return part
+        before = np.concatenate([values[-1][-1:] if values else np.full_like(part[:1], np.nan), part[:-1]])
+        new = np.flatnonzero((part != before).any(axis=1))
+        if len(new):
+            starts.append(start + new)
+            values.append(part[new])
+    firsts, distinct = np.concatenate(starts), np.concatenate(values)
+
+    def make(start: int, stop: int) -> np.ndarray:
+        return np.asarray(distinct[np.searchsorted(firsts, np.arange(start, stop), side="right") - 1])
+
+    return Rows((len(times) - 1, distinct.shape[1]), make, alike=bool(firsts[-1] <= 1))
+
+
 def kept(table: Table) -> Table:
     """The table as an array, unless it is long."""
     return table if len(table) > LONG else np.asarray(table)
@@ -142,7 +167,7 @@ def pieces(table: Table) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def stretches(steps: int) -> Iterator[tuple[int, int]]:
-    """First and last but one of the steps of each piece."""
+    """Number of the first step of each piece, and one past that of its last."""
     return ((start, min(start + LONG, steps)) for start in range(0, steps, LONG))
 
 

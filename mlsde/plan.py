@@ -1,7 +1,7 @@
 """The plan: which levels fire at which step, with which weight, for which samples, and what that costs.
 
 It is settled on the host before the first evaluation, and served in blocks, so that nothing large is kept: of a run of
-more than :data:`mlsde.grids.LONG` equal steps neither the grid nor, where the rule is a function of time, its table.
+more than :data:`mlsde.grids.LONG` steps neither the grid, if they are equal, nor the table of this package's rules.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from mlsde import coins
 from mlsde.coins import RunningSums
-from mlsde.grids import Grid, Rows, Table, kept, pieces, repeated, stretches
+from mlsde.grids import Grid, Rows, Table, asked, kept, pieces, repeated, stretches
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.multilevel import MEMORY, Multilevel
 from mlsde.probabilities import probability_table
@@ -136,7 +136,7 @@ class Plan:
         p = table[..., None] if per_sample else table
         heights = _inverse(p) if self.correction in ("impulse", "control") else np.ones_like(p)
         weights = np.where(fires, heights, 0.0)
-        keeps = self._keeps(stop - start, ahead)
+        keeps = self._keeps(len(table), ahead)
         if self.differences:
             return PlanBlock(start, stop, fires, weights, weights, fires, keeps)
         # w_k - w_{k+1}, with w_{K+1} = 0
@@ -288,15 +288,13 @@ def fixed_plan(
     """
     count, steps, numbers = len(drift), len(times) - 1, np.arange(1, len(drift) + 1)
 
-    def rows(start: int, stop: int) -> np.ndarray:
-        assert callable(level)
-        chosen = [level_number(level(t), count) for t in times[start:stop].tolist()]
-        return (numbers <= np.array(chosen)[:, None]).astype(np.float64)
-
     if callable(level):
-        table = kept(Rows((steps, count), rows))
-        for _ in pieces(table):  # every choice is looked at before the first step
-            pass
+        choose = level
+
+        def rows(some: list[float]) -> np.ndarray:
+            return (numbers <= np.array([level_number(choose(t), count) for t in some])[:, None]).astype(np.float64)
+
+        table = asked(rows, times)
     else:
         chosen = level_number(count if level is None else level, count)
         table = kept(repeated((numbers <= chosen).astype(np.float64), steps))

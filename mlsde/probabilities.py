@@ -17,7 +17,7 @@ import numpy as np
 
 from mlsde import checks
 from mlsde.chunks import write_atomically
-from mlsde.grids import EvenGrid, Grid, Rows, Table, changed, highest, kept, lowest_above_zero, pieces, repeated
+from mlsde.grids import EvenGrid, Grid, Rows, Table, asked, changed, highest, kept, lowest_above_zero, pieces, repeated
 from mlsde.hierarchy import DriftHierarchy
 from mlsde.showing import as_call
 
@@ -410,20 +410,19 @@ def _row(name: str, values: Any, levels: int) -> np.ndarray:
 def probability_table(rule: ProbabilityRule, times: Grid, drift: DriftHierarchy, price: PriceOfRows) -> Table:
     """Evaluate and check a rule: every value in [0, 1], and no level that is never seen.
 
-    A function of time is called again for the steps of a long run when they come.
-
     Raises:
         TypeError, ValueError: naming the level and the first time at which its probability is wrong.
     """
     shape = len(times) - 1, len(drift)
-    if isinstance(rule, ByRows):
+    if isinstance(rule, ByRows) and type(rule).table is ByRows.table:
         table = kept(rule.rows(times, drift, price))
     elif isinstance(rule, Probabilities) and not isinstance(rule, type):
         table = checks.numbers("probabilities", rule.table(np.asarray(times), drift, price))
         if table.shape != shape:
             raise ValueError(f"probabilities gave a table of shape {table.shape}, expected {shape}.")
     elif callable(rule) and not isinstance(rule, type):
-        table = kept(_called(rule, times, len(drift)))
+        function = rule
+        table = asked(lambda some: np.array([_probabilities_at(function, t, len(drift)) for t in some]), times)
     else:
         raise TypeError(
             "probabilities must be PowerLaw, Constant, Optimal or a function of t that returns one value per level, "
@@ -444,14 +443,6 @@ def probability_table(rule: ProbabilityRule, times: Grid, drift: DriftHierarchy,
             "raise it, or leave the level out with drift.select(...)."
         )
     return table
-
-
-def _called(rule: Callable[[float], Any], times: Grid, levels: int) -> Rows:
-    def rows(start: int, stop: int) -> np.ndarray:
-        found = [_probabilities_at(rule, t, levels) for t in times[start:stop].tolist()]
-        return np.array(found).reshape(stop - start, levels)
-
-    return Rows((len(times) - 1, levels), rows)
 
 
 def _probabilities_at(rule: Callable[[float], Any], t: float, levels: int) -> np.ndarray:

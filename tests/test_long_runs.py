@@ -15,7 +15,18 @@ import mlsde
 from mlsde import SDE, DriftHierarchy, Multilevel
 from mlsde.calibration.shaped import Shaped
 from mlsde.coins import RunningSums, running_sums
-from mlsde.grids import LONG, EvenGrid, Rows, changed, first_at_or_after, highest, kept, lowest_above_zero, repeated
+from mlsde.grids import (
+    LONG,
+    EvenGrid,
+    Rows,
+    asked,
+    changed,
+    first_at_or_after,
+    highest,
+    kept,
+    lowest_above_zero,
+    repeated,
+)
 from mlsde.increments import IndependentIncrements
 from mlsde.integrate import Run
 from mlsde.plan import fixed_plan, multilevel_plan
@@ -103,6 +114,54 @@ def test_every_kind_of_coins_and_correction(coins, correction, share, in_pieces)
     plain, long = in_pieces(lambda: solved(rule, span=(1.0, 0.0)))  # backwards
     assert torch.equal(plain.ys, long.ys)
     assert plain.plan.expected_cost == pytest.approx(long.plan.expected_cost, rel=1e-12)
+
+
+class Floor(mlsde.PowerLaw):
+    def table(self, times, drift, price):
+        return np.maximum(0.3, super().table(times, drift, price))
+
+
+def test_a_rule_of_ones_own_that_changes_the_table_of_another_is_heard(in_pieces):
+    for plan in in_pieces(lambda: solved(Multilevel(Floor(2.0))).plan):
+        assert plan.probabilities[1:].min() == 0.3
+
+
+FUNCTIONS = {
+    "constant": (lambda t: [1.0, 0.5, 0.25], 1),
+    "in three stretches": (lambda t: [1.0, 0.5, 0.1 + 0.2 * (t >= 0.3) + 0.2 * (t >= PIECE / STEPS)], 3),
+    "smooth": (lambda t: [1.0, 0.5 + 0.1 * t, 0.25], STEPS),
+}
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_a_function_of_time_is_asked_once_for_each_step_and_what_changes_is_kept(name, monkeypatch):
+    function, stretches = FUNCTIONS[name]
+    monkeypatch.setattr("mlsde.grids.LONG", PIECE)
+    times, seen = np.linspace(0.0, 1.0, STEPS + 1), []
+    table = asked(lambda some: np.array([seen.append(t) or function(t) for t in some]), times)
+    assert isinstance(table, Rows) and seen == times[:-1].tolist()
+    assert np.asarray(table).tolist() == [function(t) for t in seen] and len(seen) == STEPS
+    assert table[PIECE - 3 : PIECE + 3].tolist() == [function(t) for t in seen[PIECE - 3 : PIECE + 3]]
+    kept = {len(cell.cell_contents) for cell in table._make.__closure__}
+    assert kept == {stretches} and table.alike == (stretches == 1)
+
+
+def test_a_run_that_is_over_does_not_change_with_what_its_functions_read(in_pieces):
+    def sweep():
+        found = []
+        for q in (0.2, 0.4):
+            rule = Multilevel(lambda t: [1.0, q, 0.1])  # noqa: B023
+            found.append(solved(rule))
+        return [run.plan.probabilities[1, 1] for run in found], [run.plan.evaluations[1] for run in found]
+
+    plain, long = in_pieces(sweep)
+    assert plain == long and plain[0] == [0.2, 0.4]
+
+
+def test_a_block_ends_with_the_run(in_pieces):
+    for plan in in_pieces(lambda: solved(Multilevel(RULES["constant"], "systematic", "extrapolate")).plan):
+        block = plan.block(STEPS - 5, STEPS + 20)
+        assert {len(getattr(block, name)) for name in ("fires", "weights", "coefficients", "evaluates", "keeps")} == {5}
 
 
 def test_a_solution_travels(in_pieces):
