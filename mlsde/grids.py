@@ -87,7 +87,12 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, at: slice) -> np.ndarray:
-        """Return consecutive rows as an array."""
+        """Return consecutive rows as an array; ``TypeError`` if anything else is asked for."""
+        if not isinstance(at, slice) or at.step not in (None, 1):
+            raise TypeError(
+                f"the table of a long run gives consecutive rows, table[start:stop], got table[{at!r}]; "
+                "plan.probabilities, or numpy.asarray(table), is the whole as an array."
+            )
         start, stop, _ = at.indices(len(self))
         return self._make(start, max(start, stop))
 

@@ -338,6 +338,23 @@ def test_tables_in_pieces(in_pieces):
     assert np.asarray(rows, dtype=np.float32).dtype == np.float32
 
 
+@pytest.mark.parametrize("at", [3, slice(0, 9, 2), slice(None, None, -1), (slice(0, 2), 1)])
+def test_a_long_table_gives_consecutive_rows_alone_and_says_so(at):
+    table = Rows((STEPS, 2), numbered)
+    assert table[5:7].tolist() == table[-495:-493:1].tolist() == [[5.0, 5.0], [6.0, 6.0]] and table[7:5].shape == (0, 2)
+    with pytest.raises(TypeError, match=r"gives consecutive rows.*plan\.probabilities"):
+        table[at]
+
+
+def test_a_function_that_changes_after_the_second_step_has_rows_that_differ(monkeypatch):
+    monkeypatch.setattr("mlsde.grids.LONG", PIECE)
+    times = np.arange(STEPS + 1.0)
+    late = asked(lambda some: np.array([[1.0 * (t < 2.0)] for t in some]), times)
+    early = asked(lambda some: np.array([[1.0 * (t < 1.0)] for t in some]), times)
+    assert isinstance(late, Rows) and not late.alike
+    assert isinstance(early, Rows) and early.alike
+
+
 def numbered(start, stop):
     return np.repeat(np.arange(start, stop, dtype=float)[:, None], 2, axis=1)
 
